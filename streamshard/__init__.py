@@ -1,0 +1,68 @@
+"""Pack images and graphs into tar shards once; stream them into PyTorch training.
+
+The public names, bound when they are first used, so that importing the package costs nothing.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+__version__ = "0.1.0"
+
+_HOMES = {
+    "Batch": "streamshard.stream.batch",
+    "CenterCrop": "streamshard.codec.crop",
+    "RandomResizedCrop": "streamshard.codec.crop",
+    "Resize": "streamshard.codec.crop",
+    "ShardDataset": "streamshard.stream.dataset",
+    "ShardWriter": "streamshard.pack.writer",
+    "StreamLoader": "streamshard.stream.loader",
+    "World": "streamshard.plan.share",
+    "errors": "streamshard.errors",
+    "index_tars": "streamshard.pack.index",
+    "open": "streamshard.stream.reader",
+    "pack_graphs": "streamshard.pack.job",
+    "pack_images": "streamshard.pack.job",
+}
+
+__all__ = [  # noqa: PLE0604
+    "Batch",
+    "CenterCrop",
+    "RandomResizedCrop",
+    "Resize",
+    "ShardDataset",
+    "ShardWriter",
+    "StreamLoader",
+    "World",
+    "errors",
+    "index_tars",
+    "open",
+    "pack_graphs",
+    "pack_images",
+]
+
+if TYPE_CHECKING:
+    from streamshard import errors
+    from streamshard.codec.crop import CenterCrop, RandomResizedCrop, Resize
+    from streamshard.pack.index import index_tars
+    from streamshard.pack.job import pack_graphs, pack_images
+    from streamshard.pack.writer import ShardWriter
+    from streamshard.plan.share import World
+    from streamshard.stream.batch import Batch
+    from streamshard.stream.dataset import ShardDataset
+    from streamshard.stream.loader import StreamLoader
+    from streamshard.stream.reader import Shards as open
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    home = importlib.import_module(_HOMES[name])
+    value = home if name == "errors" else getattr(home, "Shards" if name == "open" else name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *__all__])

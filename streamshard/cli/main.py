@@ -1,0 +1,266 @@
+"""The `streamshard` command."""
+
+from __future__ import annotations
+
+import enum
+import os
+import sys
+from typing import Annotated, Any
+
+import typer
+
+from streamshard import __version__
+from streamshard.cli.show import format_bytes, progress, result
+from streamshard.errors import StreamshardError, UsageError
+
+app = typer.Typer(
+    help="Pack images and graphs into tar shards; look into them; check them.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+pack_app = typer.Typer(help="Pack a source into shards.", no_args_is_help=True)
+app.add_typer(pack_app, name="pack")
+
+
+class Keys(enum.StrEnum):
+    """What keys are made of."""
+
+    path = "path"
+    number = "number"
+
+
+class Format(enum.StrEnum):
+    """What images are encoded to."""
+
+    jpg = "jpg"
+    png = "png"
+    webp = "webp"
+    npy = "npy"
+
+
+class OnError(enum.StrEnum):
+    """What becomes of an input that can't be packed."""
+
+    stop = "raise"
+    skip = "skip"
+
+
+Destination = Annotated[str, typer.Argument(metavar="DST", help="Folder or URL of the dataset.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print the result as one JSON object.")]
+ShardSize = Annotated[str, typer.Option(help="Bytes of a shard, such as 64MB (decimal).")]
+Shuffle = Annotated[bool, typer.Option(help="Pack in random order.")]
+Seed = Annotated[int, typer.Option(min=0, help="Of that order.")]
+Skip = Annotated[OnError, typer.Option(help="End at the first bad input, or count and list them.")]
+Overwrite = Annotated[bool, typer.Option(help="Replace the dataset that lies there.")]
+IndexAt = Annotated[
+    str | None, typer.Option("--index", help="Where .streamshard lies, if not beside the tars.")
+]
+
+
+@app.callback(invoke_without_command=True)
+def version(
+    show: Annotated[bool, typer.Option("--version", help="Print the version.")] = False,
+) -> None:
+    """Pack images and graphs into tar shards; look into them; check them."""
+    if show:
+        print(f"streamshard {__version__}")
+        raise typer.Exit
+
+
+@pack_app.command("images")
+def pack_images(
+    source: Annotated[str, typer.Argument(metavar="SRC", help="Folder: class folders, or flat.")],
+    destination: Destination,
+    shard_size: ShardSize = "256MB",
+    resize: Annotated[int | None, typer.Option(min=1, help="Pixels of the shorter side.")] = None,
+    format: Annotated[Format | None, typer.Option(help="Encode all images to this.")] = None,
+    quality: Annotated[int, typer.Option(min=1, max=100, help="Of jpg and webp.")] = 90,
+    workers: Annotated[int | None, typer.Option(min=0, help="Processes that encode.")] = None,
+    shuffle: Shuffle = True,
+    seed: Seed = 0,
+    keys: Annotated[Keys, typer.Option(help="Path below SRC, or number.")] = Keys.path,
+    on_error: Skip = OnError.stop,
+    overwrite: Overwrite = False,
+    as_json: AsJson = False,
+) -> None:
+    """Pack a folder of images; they keep their bytes unless something else is asked for."""
+    from streamshard.pack import job
+
+    with progress("packing images") as report:
+        summary = job.pack_images(
+            source,
+            destination,
+            shard_size=shard_size,
+            resize=resize,
+            format=format.value if format else None,
+            quality=quality,
+            shuffle=shuffle,
+            seed=seed,
+            keys=keys.value,
+            on_error=on_error.value,
+            overwrite=overwrite,
+            workers=workers,
+            progress=report,
+        )
+    _print_summary(summary, destination, as_json=as_json)
+
+
+@pack_app.command("graphs")
+def pack_graphs(
+    source: Annotated[
+        str, typer.Argument(metavar="SPEC", help="module:callable or file.py:callable.")
+    ],
+    destination: Destination,
+    shard_size: ShardSize = "64MB",
+    shuffle: Shuffle = True,
+    seed: Seed = 0,
+    allow_empty: Annotated[bool, typer.Option(help="Take graphs without nodes.")] = False,
+    allow_nan: Annotated[bool, typer.Option(help="Take NaN and infinity.")] = False,
+    on_error: Skip = OnError.stop,
+    overwrite: Overwrite = False,
+    as_json: AsJson = False,
+) -> None:
+    """Pack PyG graphs; SPEC names a callable that returns an iterable of Data."""
+    from streamshard.pack import job
+
+    with progress("packing graphs") as report:
+        summary = job.pack_graphs(
+            source,
+            destination,
+            shard_size=shard_size,
+            shuffle=shuffle,
+            seed=seed,
+            allow_empty=allow_empty,
+            allow_nan=allow_nan,
+            on_error=on_error.value,
+            overwrite=overwrite,
+            progress=report,
+        )
+    _print_summary(summary, destination, as_json=as_json)
+
+
+@app.command()
+def index(
+    pattern: Annotated[str, typer.Argument(help="One tar, a pattern of tars, or a folder.")],
+    out: Annotated[str | None, typer.Option(help="Folder for .streamshard/.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Make .streamshard/ for tars that others wrote; the tars are not touched."""
+    from streamshard.pack.index import index_tars
+
+    with progress("indexing") as report:
+        summary = index_tars(pattern, out=out, progress=report)
+    _print_summary(summary, out or pattern, as_json=as_json)
+
+
+def _print_summary(summary: Any, where: str, *, as_json: bool) -> None:
+    lines = [
+        f"{where}: {summary.samples} samples in {summary.shards} shards, "
+        f"{format_bytes(summary.bytes)}, {summary.seconds:.1f} s, "
+        f"fingerprint {summary.fingerprint}",
+        *summary.notes,
+    ]
+    if summary.skipped:
+        lines.append(f"{len(summary.skipped)} inputs were skipped:")
+        lines += [f"  {reason}" for reason in summary.skipped]
+    result(summary, lines, as_json=as_json)
+
+
+@app.command()
+def info(destination: Destination, index: IndexAt = None, as_json: AsJson = False) -> None:
+    """Tell what a dataset is: samples, shards, parts, classes."""
+    from streamshard.stream.reader import Shards
+
+    shards = Shards(destination, index=index)
+    manifest = shards.manifest
+    parts = {name: {"codec": part.codec, **part.schema} for name, part in manifest.parts.items()}
+    value = {
+        "samples": len(shards),
+        "shards": len(manifest.table),
+        "bytes": int(manifest.table.bytes.sum()),
+        "parts": parts,
+        "classes": list(manifest.classes) if manifest.classes else None,
+        "fingerprint": manifest.fingerprint,
+    }
+    lines = [
+        f"{len(shards)} samples in {len(manifest.table)} shards, {format_bytes(value['bytes'])}",  # type: ignore[arg-type]
+        f"fingerprint {manifest.fingerprint}",
+        *(_part_line(name, part.codec, part.schema) for name, part in manifest.parts.items()),
+    ]
+    if manifest.classes:
+        some = ", ".join(manifest.classes[:8]) + (", …" if len(manifest.classes) > 8 else "")
+        lines.append(f"{len(manifest.classes)} classes: {some}")
+    result(value, lines, as_json=as_json)
+
+
+def _part_line(name: str, codec: str, schema: Any) -> str:
+    if "fields" in schema:
+        fields = (
+            f"{field} {spec['dtype']} {spec['shape']}" for field, spec in schema["fields"].items()
+        )
+        return f"part {name}: {codec}, {', '.join(fields)}".replace("None", "*")
+    known = ", ".join(f"{what} {value}" for what, value in schema.items() if value is not None)
+    return f"part {name}: {codec}" + (f", {known}" if known else "")
+
+
+@app.command("ls")
+def list_samples(
+    destination: Destination,
+    index: IndexAt = None,
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON object a line.")] = False,
+) -> None:
+    """List the keys in pack order, with the bytes of each part."""
+    from streamshard.stream.reader import Shards
+
+    shards = Shards(destination, index=index)
+    for number, shard in enumerate(shards.manifest.table):
+        extents = {part: shards.extent(number, part) for part in shards.manifest.parts}
+        for row, key in enumerate(shards.index(number).keys):
+            sizes = {part: int(extent.size[row]) for part, extent in extents.items()}
+            sizes = {part: size for part, size in sizes.items() if size >= 0}
+            line = f"{key}\t{shard.name}\t" + " ".join(f"{p}:{n}" for p, n in sizes.items())
+            value = {"key": key, "shard": shard.name, "parts": sizes}
+            result(value, [line], as_json=as_json)
+
+
+@app.command()
+def verify(destination: Destination, index: IndexAt = None, as_json: AsJson = False) -> None:
+    """Read every byte of every shard and compare; exit status 1 where something is wrong."""
+    from streamshard.stream.reader import Shards
+
+    shards = Shards(destination, index=index)
+    with progress("verifying") as report:
+        findings = list(shards.find_damage(report))
+    value = {"whole": not findings, "samples": len(shards), "findings": findings}
+    whole = (
+        f"{destination}: {len(shards)} samples in {len(shards.manifest.table)} shards, all whole"
+    )
+    result(value, findings or [whole], as_json=as_json)
+    if findings:
+        raise typer.Exit(1)
+
+
+def main() -> None:
+    """Run the command; an error of ours is one line on standard error."""
+    try:
+        app()
+    except UsageError as error:
+        _fail(error, 2)
+    except StreamshardError as error:
+        _fail(error, 1)
+    except KeyboardInterrupt:
+        _fail("interrupted", 130)
+    except BrokenPipeError:  # `streamshard ls | head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(0)
+
+
+def _fail(error: object, status: int) -> None:
+    print("streamshard:", " ".join(str(error).split()), file=sys.stderr)
+    sys.exit(status)
+
+
+if __name__ == "__main__":
+    main()

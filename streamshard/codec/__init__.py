@@ -1,0 +1,1 @@
+"""What a part means: bytes to value and back. Nothing is ever unpickled."""

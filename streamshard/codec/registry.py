@@ -1,0 +1,43 @@
+"""Which codec a part has: by its suffix when it is packed, by name from the manifest after that."""
+
+from __future__ import annotations
+
+from streamshard.codec.base import Codec
+from streamshard.codec.graph import GraphCodec
+from streamshard.codec.image import ImageCodec
+from streamshard.codec.tensor import NpyCodec, TensorsCodec
+from streamshard.codec.text import BytesCodec, IntCodec, JsonCodec, TextCodec
+
+GRAPH_SUFFIX = "graph.safetensors"
+IMAGE_SUFFIXES = ("jpg", "jpeg", "png", "webp", "ppm", "pgm", "bmp", "tif", "tiff", "gif")
+
+# The suffixes of text, json and int are those of webdataset's default decoders.
+_BY_SUFFIX: dict[str, Codec] = {
+    **{suffix: ImageCodec(suffix) for suffix in IMAGE_SUFFIXES},
+    **dict.fromkeys(("txt", "text", "transcript"), TextCodec()),
+    **dict.fromkeys(("json", "jsn"), JsonCodec()),
+    **dict.fromkeys(("cls", "cls2", "index", "inx", "id"), IntCodec()),
+    "npy": NpyCodec(),
+    "safetensors": TensorsCodec(),
+    GRAPH_SUFFIX: GraphCodec(),
+}
+_BYTES = BytesCodec()
+
+
+def codec_of(suffix: str) -> Codec:
+    """The codec of a part, by its whole suffix, else by what follows its last dot, else bytes.
+
+    >>> codec_of("seg.png").name, codec_of("graph.safetensors").name, codec_of("weird").name
+    ('image', 'graph', 'bytes')
+    """
+    return _BY_SUFFIX.get(suffix) or _BY_SUFFIX.get(suffix.rpartition(".")[2]) or _BYTES
+
+
+def part_of(suffix: str) -> str:
+    """What a part is called in a batch: its suffix, but `graph` for `graph.safetensors`."""
+    return "graph" if suffix == GRAPH_SUFFIX else suffix
+
+
+def suffix_of(part: str) -> str:
+    """The suffix that a part has in the tar; the inverse of `part_of`."""
+    return GRAPH_SUFFIX if part == "graph" else part

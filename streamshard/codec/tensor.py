@@ -1,0 +1,96 @@
+"""Arrays: `.npy` for one, `.safetensors` for several by name. No pickled objects in either."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors import SafetensorError
+from safetensors.numpy import save as save_arrays
+from safetensors.torch import load as load_tensors
+from safetensors.torch import save as save_tensors
+
+from streamshard.codec.base import Facts, Form, Schema, merge_equal
+from streamshard.codec.text import BytesCodec
+
+
+class NpyCodec(BytesCodec):
+    """One array in numpy's format, a tensor of the same shape and dtype.
+
+    Format: https://numpy.org/doc/stable/reference/generated/numpy.lib.format.html
+    """
+
+    name = "npy"
+
+    def encode(self, value: Any) -> bytes:
+        """See `BytesCodec`: takes arrays, tensors and whatever `np.asarray` does."""
+        if isinstance(value, bytes):
+            return value
+        array = value.detach().cpu().numpy() if isinstance(value, torch.Tensor) else value
+        file = io.BytesIO()
+        np.save(file, np.ascontiguousarray(array), allow_pickle=False)
+        return file.getvalue()
+
+    def inspect(self, data: bytes) -> tuple[Facts, Schema]:
+        """See `BytesCodec`."""
+        tensor = self.decode(data)
+        return {}, {"dtype": str(tensor.dtype).removeprefix("torch."), "shape": [*tensor.shape]}
+
+    def merge(self, one: Mapping[str, Any], other: Mapping[str, Any]) -> Schema:
+        """See `Codec`."""
+        return merge_equal(one, other)
+
+    def decode(self, data: bytes) -> torch.Tensor:
+        """See `Codec`."""
+        try:
+            array = np.load(io.BytesIO(data), allow_pickle=False)
+            return torch.from_numpy(array)
+        except (EOFError, TypeError) as error:
+            raise ValueError(f"not an array that a tensor can hold ({error})") from None
+
+    def form(self, schema: Mapping[str, Any]) -> Form | None:
+        """See `Codec`: stacked where dtype and shape never change."""
+        if schema.get("dtype") is None or schema.get("shape") is None:
+            return None
+        return Form(getattr(torch, schema["dtype"]), tuple(schema["shape"]))
+
+
+class TensorsCodec(BytesCodec):
+    """Several tensors by name, a dict.
+
+    Format: https://huggingface.co/docs/safetensors
+    """
+
+    name = "tensors"
+
+    def encode(self, value: Any) -> bytes:
+        """See `BytesCodec`: takes a mapping from name to tensor or array."""
+        return value if isinstance(value, bytes) else encode_tensors(value)
+
+    def decode(self, data: bytes) -> dict[str, torch.Tensor]:
+        """See `Codec`."""
+        return decode_tensors(data)
+
+
+def encode_tensors(tensors: Mapping[str, Any]) -> bytes:
+    """A safetensors file of tensors or arrays."""
+    as_torch = {name: torch.as_tensor(value) for name, value in tensors.items()}
+    if any(value.dtype == torch.bfloat16 for value in as_torch.values()):  # numpy has no such dtype
+        return bytes(save_tensors({name: value.contiguous() for name, value in as_torch.items()}))
+    # The same bytes at a quarter of the time.
+    arrays = {
+        name: np.ascontiguousarray(value.numpy()).reshape(value.shape)
+        for name, value in as_torch.items()
+    }
+    return bytes(save_arrays(arrays))
+
+
+def decode_tensors(data: bytes) -> dict[str, torch.Tensor]:
+    """The tensors of a safetensors file, by name."""
+    try:
+        return load_tensors(data)
+    except (SafetensorError, KeyError) as error:
+        raise ValueError(f"not a whole safetensors file ({error})") from None

@@ -1,0 +1,1 @@
+"""Sources to shards: read once, write what every reader understands."""

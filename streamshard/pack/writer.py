@@ -1,0 +1,282 @@
+"""Writes samples into shards: a tar and its index each, the manifest last."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import re
+import zlib
+from collections.abc import Mapping, Sequence
+from types import TracebackType
+from typing import Any, BinaryIO, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from streamshard.codec.base import Codec, Packed, Schema
+from streamshard.codec.registry import suffix_of
+from streamshard.errors import PackError, SampleError, UsageError
+from streamshard.pack.encode import Encoder
+from streamshard.shard import tar
+from streamshard.shard.index import Cell, IndexBuilder
+from streamshard.shard.manifest import FOLDER, HEAD, Manifest, Part, Shard, ShardTable, index_name
+from streamshard.store.filesystem import Store, open_store
+
+_SHARD_RULE = re.compile(r"^shard-\d{6,}\.tar$|^\.shard-\d{6,}\.tar\.\d+\.tmp$")
+_UNITS = {"": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12}
+
+
+def parse_size(size: int | str) -> int:
+    """Bytes of a size such as 64MB; units are decimal.
+
+    >>> parse_size("2MB"), parse_size(512)
+    (2000000, 512)
+    """
+    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([KMGT]?B?)\s*", str(size).upper())
+    unit = match[2] if match else ""
+    unit += "B" if unit and not unit.endswith("B") else ""
+    unit = "" if unit == "B" else unit
+    if not match or float(match[1]) * _UNITS[unit] < 1:
+        raise UsageError(f"size {size!r}; a number of bytes or something like 64MB is wanted")
+    return int(float(match[1]) * _UNITS[unit])
+
+
+class ShardWriter:
+    """Writes a dataset sample by sample.
+
+    >>> import tempfile
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     with ShardWriter(folder + "/own", shard_size="1MB") as writer:
+    ...         writer.write({"__key__": "000001", "txt": "hello", "cls": 3})
+    ...     writer.manifest.fingerprint
+    '59f2a8d9ec9b3ba0ff0e6f16ee5e8e5e'
+    """
+
+    def __init__(
+        self,
+        destination: str,
+        *,
+        shard_size: int | str = "256MB",
+        classes: Sequence[str] | None = None,
+        codecs: Mapping[str, Codec] | None = None,
+        overwrite: bool = False,
+        storage_options: Mapping[str, Any] | None = None,
+    ) -> None:
+        """Begin a dataset.
+
+        Args:
+            destination: Folder or URL; it must hold nothing yet.
+            shard_size: Bytes after which the next shard begins; a shard holds whole samples, so it
+                may be smaller by up to one sample, and a larger sample has a shard of its own.
+            classes: Class names by `cls`.
+            codecs: Codecs by part where the suffix's own is not wanted.
+            overwrite: Remove the dataset that lies there.
+            storage_options: For fsspec.
+
+        Raises:
+            UsageError: There is something at the destination already, or the size is not one.
+        """
+        self._shard_size = parse_size(shard_size)
+        self._store = open_store(destination, storage_options)
+        self._classes, self._encode = classes, Encoder(codecs)
+        self._schemas: dict[str, Schema] = {}
+        self._shards: list[Shard] = []
+        self._finished_bytes = 0
+        self._open: _OpenShard | None = None
+        self._hashes = np.zeros(0, np.uint64)  # of the keys of all finished shards, sorted
+        self._manifest: Manifest | None = None
+        make_room(self._store, overwrite=overwrite)
+
+    def write(self, sample: Mapping[str, Any]) -> None:
+        """Append a sample.
+
+        Args:
+            sample: `__key__` and a value for each part; bytes are written as they are, other
+                values as the part's codec encodes them.
+
+        Raises:
+            SampleError: A key or value can't be kept; the writer is as it was before.
+        """
+        self.append(*self._encode(sample))
+
+    def append(self, key: str, packed: Mapping[str, Packed]) -> None:
+        """Append what an `Encoder` made of a sample, in this process or another."""
+        schemas = self._merge(key, packed)
+        size = sum(
+            tar.BLOCK + len(part.data) + tar.padding(len(part.data)) for part in packed.values()
+        )
+        if self._open and self._open.size + size + len(tar.END) > self._shard_size:
+            self._finish_shard()
+        if self._open is None:
+            name = f"shard-{len(self._shards):06d}.tar"
+            self._open = _OpenShard(self._store, name, list(packed))
+        self._open.append(key, packed)
+        self._schemas = schemas
+
+    def close(self) -> None:
+        """Write what is left, then the manifest: from here on the dataset exists.
+
+        Raises:
+            PackError: There was no sample.
+        """
+        if self._open:
+            self._finish_shard()
+        if not self._shards:
+            raise PackError(
+                f"{self._store.where}: no sample was written; a dataset has at least one"
+            )
+        parts = {
+            part: Part(suffix_of(part), self._encode.codec(part).name, schema)
+            for part, schema in self._schemas.items()
+        }
+        self._manifest = Manifest(parts, ShardTable.of(self._shards), self._classes)
+        write_manifest(self._store, self._manifest)
+
+    @property
+    def bytes_written(self) -> int:
+        """Bytes of the tars so far."""
+        return self._finished_bytes + (self._open.size if self._open else 0)
+
+    @property
+    def manifest(self) -> Manifest:
+        """What was written; there is none before `close`."""
+        if self._manifest is None:
+            raise UsageError("the dataset is not closed yet, so it has no manifest")
+        return self._manifest
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        if kind is None:
+            self.close()
+        elif self._open:
+            self._open.abandon()
+
+    def _merge(self, key: str, packed: Mapping[str, Packed]) -> dict[str, Schema]:
+        """The schemas that hold with this sample too."""
+        if not self._schemas:
+            if not packed:
+                raise SampleError(f"key {key}: a sample without parts")
+            return {part: value.schema for part, value in packed.items()}
+        if set(packed) != set(self._schemas):
+            raise SampleError(
+                f"key {key} has the parts {sorted(packed)}, the samples before "
+                f"{sorted(self._schemas)}; every sample has the same"
+            )
+        merged = {}
+        for part, schema in self._schemas.items():
+            try:
+                merged[part] = self._encode.codec(part).merge(schema, packed[part].schema)
+            except ValueError as error:
+                raise SampleError(f"key {key}, part {part}: {error}") from None
+        return merged
+
+    def _finish_shard(self) -> None:
+        assert self._open is not None
+        hashes = self._open.key_hashes()
+        repeated = np.isin(hashes, self._hashes)
+        if repeated.any():
+            key = list(self._open.keys)[int(np.argmax(repeated))]
+            self._open.abandon()
+            raise PackError(f"key {key!r} is there twice; keys are unique over a dataset")
+        self._hashes = np.sort(np.concatenate([self._hashes, hashes]))
+        self._shards.append(self._open.finish())
+        self._finished_bytes += self._shards[-1].bytes
+        self._open = None
+
+
+def make_room(store: Store, *, overwrite: bool) -> None:
+    """Refuse a destination that holds anything; with `overwrite`, remove the dataset there.
+
+    Only a dataset's own files are removed, the manifest first, so that no half of it is ever read.
+
+    Raises:
+        UsageError: Something lies there.
+    """
+    found = store.list()
+    if not found:
+        return
+    if not overwrite:
+        raise UsageError(
+            f"{store.where} holds {found[0]} already; --overwrite (overwrite=True) replaces a dataset"
+        )
+    ours = [name for name in found if _SHARD_RULE.match(name)]
+    sidecars = [f"{FOLDER}/{name}" for name in store.list(FOLDER)]
+    if foreign := sorted({*found} - {*ours, FOLDER}):
+        raise UsageError(
+            f"{store.where} holds {foreign[0]}, which no pack wrote; choose another place"
+        )
+    for name in sorted(sidecars, key=lambda name: name != HEAD) + ours:
+        store.remove(name)
+
+
+def write_manifest(store: Store, manifest: Manifest) -> None:
+    """Publish a dataset: the shard table, then the head."""
+    for name, data in manifest.to_files().items():
+        with store.create(name) as file:
+            file.write(data)
+
+
+class _OpenShard:
+    """The shard that is being written."""
+
+    def __init__(self, store: Store, name: str, parts: Sequence[str]) -> None:
+        self._store, self._name = store, name
+        self._context = contextlib.ExitStack()
+        self._file: BinaryIO = self._context.enter_context(store.create(name))
+        self._digest = hashlib.sha256()
+        self._index = IndexBuilder(parts)
+        self._parts = parts
+        self.keys: dict[str, None] = {}  # in order, with a quick look-up
+        self.size = 0
+
+    def append(self, key: str, packed: Mapping[str, Packed]) -> None:
+        if key in self.keys:
+            raise SampleError(f"key {key!r} is there twice; keys are unique over a dataset")
+        self.keys[key] = None
+        cells = {}
+        for part in self._parts:
+            data, facts, _ = packed[part]
+            name = f"{key}.{suffix_of(part)}"
+            member = tar.Member(name, self.size, self.size + tar.BLOCK, len(data))
+            self._put(tar.header(name, len(data)))
+            self._put(data)
+            self._put(bytes(tar.padding(len(data))))
+            cells[part] = Cell(member, zlib.crc32(data), facts)
+        self._index.add(key, cells)
+
+    def _put(self, data: bytes) -> None:
+        self._file.write(data)
+        self._digest.update(data)
+        self.size += len(data)
+
+    def key_hashes(self) -> NDArray[np.uint64]:
+        """64 bits of each key, to find repeats over shards without keeping every key."""
+        digests = [hashlib.blake2b(key.encode(), digest_size=8).digest() for key in self.keys]
+        return np.frombuffer(b"".join(digests), np.uint64)
+
+    def finish(self) -> Shard:
+        """Publish the tar, then its index."""
+        self._put(tar.END)
+        self._context.close()
+        index = self._index.to_bytes()
+        with self._store.create(index_name(self._name)) as file:
+            file.write(index)
+        return Shard(
+            self._name,
+            len(self._index),
+            self.size,
+            self._digest.digest(),
+            hashlib.sha256(index).digest(),
+        )
+
+    def abandon(self) -> None:
+        """Leave nothing of this shard behind."""
+        error = PackError("abandoned")
+        self._context.__exit__(PackError, error, None)

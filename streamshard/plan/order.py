@@ -1,0 +1,189 @@
+"""The order of an epoch: position -> (shard, row), for any position alone.
+
+The epoch's shards are permuted, laid end to end and cut into lanes; each lane is cut into windows,
+and each window is permuted; the lanes take turns, `grain` samples each. Nothing here is as large as
+the epoch: the state is the shard counts and a few integers.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from streamshard.errors import UsageError
+from streamshard.plan.permute import key_of, permute
+
+Ints = NDArray[np.int64]
+Shuffle = bool | Literal["full"]
+
+MIN_WINDOW = 1024
+_LANES_PER_RANK = (24, 12, 8, 6, 4, 3, 2, 1)  # 24 divides by the usual numbers of workers
+_SHARDS, _SAMPLES, _ALL, _AUGMENTATIONS = 1, 2, 3, 4  # what a key is for, so that none is shared
+
+
+@dataclass(frozen=True)
+class OrderRule:
+    """What every epoch's order is made by.
+
+    Attributes:
+        seed: 0 <= seed < 2**63.
+        shuffle: False for pack order, True for permuted windows, "full" for one permutation.
+        lanes: How many equal parts the epoch's samples are cut into.
+        grain: Samples that a lane gives before the next lane's turn.
+        window: Samples that are permuted among each other, about.
+    """
+
+    seed: int
+    shuffle: Shuffle
+    lanes: int
+    grain: int
+    window: int
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.seed < 2**63:
+            raise UsageError(f"seed is {self.seed}; it must be at least 0 and below 2**63")
+        if self.shuffle not in (False, True, "full"):
+            raise UsageError(f'shuffle is {self.shuffle!r}; it must be False, True or "full"')
+        for name in ("lanes", "grain", "window"):
+            if getattr(self, name) < 1:
+                raise UsageError(f"{name} is {getattr(self, name)}; it must be at least 1")
+
+    @classmethod
+    def settle(
+        cls,
+        counts: Ints,
+        *,
+        world_size: int,
+        batch_size: int,
+        seed: int,
+        shuffle: Shuffle,
+        lanes: int | None = None,
+        grain: int | None = None,
+        window: int | None = None,
+    ) -> OrderRule:
+        """The rule with what was left out derived from the dataset and the world.
+
+        Args:
+            counts: (shards,) samples of each shard.
+            world_size: Ranks.
+            batch_size: Samples per rank and step.
+            seed: See the attributes; likewise `shuffle`.
+            shuffle: False, True or "full".
+            lanes: By default the largest of 24, 12, 8, 6, 4, 3, 2 and 1 times the world size that
+                leaves every lane a whole window; 1 where none does.
+            grain: By default the batch size.
+            window: By default four mean shards, at least 1,024 samples.
+
+        Raises:
+            UsageError: A value is out of its range, or given where nothing is windowed.
+        """
+        total = int(counts.sum())
+        if shuffle is not True:
+            given = {"lanes": lanes, "grain": grain, "window": window}
+            for name, value in given.items():
+                if value is not None:
+                    raise UsageError(f"{name}= has a meaning only with shuffle=True")
+            return cls(seed, shuffle, 1, 1, max(total, 1))
+        if window is None:
+            window = max(MIN_WINDOW, 4 * total // max(len(counts), 1))
+        if lanes is None:
+            fits = [n * world_size for n in _LANES_PER_RANK if total // (n * world_size) >= window]
+            # Two windows or fewer are one window: lanes would mix next to nothing.
+            lanes = fits[0] if fits and total > 2 * window else 1
+        return cls(seed, shuffle, lanes, grain if grain is not None else batch_size, window)
+
+
+class Order:
+    """The order of one epoch over the samples of a dataset.
+
+    >>> rule = OrderRule(seed=0, shuffle=False, lanes=1, grain=1, window=1)
+    >>> shards, rows = Order(np.array([2, 3]), rule, epoch=0).rows(np.arange(5))
+    >>> list(zip(shards.tolist(), rows.tolist()))
+    [(0, 0), (0, 1), (1, 0), (1, 1), (1, 2)]
+    """
+
+    def __init__(self, counts: Ints, rule: OrderRule, epoch: int) -> None:
+        """Lay out one epoch.
+
+        Args:
+            counts: (shards,) int64, samples of each shard.
+            rule: How orders are made.
+            epoch: 0, 1, ...; every epoch has an order of its own.
+        """
+        self._rule, self._epoch = rule, epoch
+        self._total = int(counts.sum())
+        places = np.arange(len(counts), dtype=np.int64)
+        if rule.shuffle is True:
+            size = np.array([len(counts)], np.int64)
+            places = permute(places, size, key_of(_SHARDS, rule.seed, epoch))
+        self._shards = places  # the shards of this epoch, in the order in which they are laid out
+        self._starts = np.concatenate([[0], np.cumsum(counts[places])]).astype(np.int64)
+        # Lane i is [edges[i], edges[i+1]) of the samples laid end to end.
+        lanes = np.arange(rule.lanes + 1, dtype=np.int64)
+        # Split in two so that the product stays inside 64 bits for any dataset.
+        quotient, remainder = divmod(self._total, rule.lanes)
+        self._edges = lanes * quotient + lanes * remainder // rule.lanes
+        self._turns = quotient // rule.grain  # whole turns in which every lane has a grain to give
+        # What the lanes have left over follows, lane after lane; where each one's begins there.
+        self._leftovers = self._edges - lanes * self._turns * rule.grain
+
+    def __len__(self) -> int:
+        return self._total
+
+    def rows(self, positions: Ints) -> tuple[Ints, Ints]:
+        """Shard and row of each position.
+
+        Args:
+            positions: (n,) int64, 0 <= position < len(self).
+
+        Returns:
+            Two (n,) int64 arrays: the shard's number, and the sample's row in it.
+        """
+        if len(positions) == 0:
+            return positions, positions
+        if self._rule.shuffle is True:
+            places = self._windowed(*self._lane_and_place(positions))
+        elif self._rule.shuffle == "full":
+            size = np.array([self._total], np.int64)
+            places = permute(positions, size, key_of(_ALL, self._rule.seed, self._epoch))
+        else:
+            places = positions
+        slots = np.searchsorted(self._starts, places, side="right") - 1
+        return self._shards[slots], places - self._starts[slots]
+
+    def _lane_and_place(self, positions: Ints) -> tuple[Ints, Ints]:
+        """The lane that gives each position, and how many samples the lane gave before it."""
+        grain, lanes = self._rule.grain, self._rule.lanes
+        in_turns = lanes * self._turns * grain
+        turn, rest = np.divmod(positions, lanes * grain)
+        lane, within = np.divmod(rest, grain)
+        place = turn * grain + within
+        late = positions >= in_turns
+        if late.any():
+            left = positions[late] - in_turns
+            lane[late] = np.searchsorted(self._leftovers, left, side="right") - 1
+            place[late] = self._turns * grain + left - self._leftovers[lane[late]]
+        return lane, place
+
+    def _windowed(self, lane: Ints, place: Ints) -> Ints:
+        """Permute each window of each lane; the result is a place in the shards laid end to end."""
+        start = self._edges[lane]
+        size = self._edges[lane + 1] - start
+        # round(size / window), half up, but at least one window
+        windows = np.maximum(1, (2 * size + self._rule.window) // (2 * self._rule.window))
+        window = ((place + 1) * windows - 1) // size  # window j is [j*size//windows, ...)
+        begin = window * size // windows
+        length = (window + 1) * size // windows - begin
+        key = key_of(_SAMPLES, self._rule.seed, self._epoch, lane, window)
+        return start + begin + permute(place - begin, length, key)
+
+
+def sample_seeds(seed: int, epoch: int, positions: Ints) -> NDArray[np.uint64]:
+    """The seed of each sample's augmentations, (n,) uint64.
+
+    A function of (seed, epoch, position), so that it survives resume, workers and threads.
+    """
+    return np.broadcast_to(key_of(_AUGMENTATIONS, seed, epoch, positions), positions.shape)

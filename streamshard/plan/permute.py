@@ -1,0 +1,73 @@
+"""A keyed permutation of 0..n-1 that can be asked for any one place: no memory, random access.
+
+A Feistel network over a grid of about sqrt(n) by sqrt(n) cells with modular addition for its rounds
+(Black and Rogaway, "Ciphers with Arbitrary Finite Domains", CT-RSA 2002), with cycle-walking for
+the few cells past n. The round function is the finalizer of SplitMix64 (Steele, Lea and Flood,
+"Fast Splittable Pseudorandom Number Generators", OOPSLA 2014). Only 64-bit integer operations, so
+the numbers are the same on every machine and numpy version.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+U64 = NDArray[np.uint64]
+
+_GOLDEN = np.uint64(0x9E3779B97F4A7C15)
+_MULTIPLIERS = np.uint64(0xBF58476D1CE4E5B9), np.uint64(0x94D049BB133111EB)
+_SHIFTS = np.uint64(30), np.uint64(27), np.uint64(31)
+_ROUNDS = 8  # even; with 6, permutations of five things are visibly uneven
+
+
+def mix(value: U64) -> U64:
+    """SplitMix64's finalizer: every bit of the input changes half the bits of the output."""
+    value = (value ^ (value >> _SHIFTS[0])) * _MULTIPLIERS[0]
+    value = (value ^ (value >> _SHIFTS[1])) * _MULTIPLIERS[1]
+    mixed: U64 = value ^ (value >> _SHIFTS[2])
+    return mixed
+
+
+def key_of(*words: int | NDArray[np.int64]) -> U64:
+    """One key from several non-negative integers; arrays give an array of keys."""
+    key = np.zeros(1, np.uint64)
+    for word in words:
+        key = mix(key + np.asarray(word).astype(np.uint64) * _GOLDEN + _GOLDEN)
+    return key
+
+
+def permute(place: NDArray[np.int64], size: NDArray[np.int64], key: U64) -> NDArray[np.int64]:
+    """Where each place goes under the permutation of its key.
+
+    Args:
+        place: (n,) int64, 0 <= place < size.
+        size: (n,) or (1,) int64, what is permuted: 0..size-1.
+        key: (n,) or (1,) uint64; places of one size and key share a permutation.
+
+    Returns:
+        (n,) int64, 0 <= result < size.
+
+    >>> sorted(permute(np.arange(5), np.array([5]), key_of(7)).tolist())
+    [0, 1, 2, 3, 4]
+    """
+    result = np.array(place, np.uint64)
+    sizes = np.broadcast_to(size.astype(np.uint64), result.shape)
+    keys = np.broadcast_to(key, result.shape)
+    todo = np.arange(len(result))
+    while len(todo):
+        # At most one cell in sqrt(size) lies past the end, so this loop nearly always ends at once.
+        result[todo] = _walk(result[todo], sizes[todo], keys[todo])
+        todo = todo[result[todo] >= sizes[todo]]
+    return result.astype(np.int64)
+
+
+def _walk(place: U64, size: U64, key: U64) -> U64:
+    """One pass of the network over the grid of rows x columns >= size cells."""
+    columns = np.ceil(np.sqrt(size.astype(np.float64))).astype(np.uint64)
+    rows = (size + columns - np.uint64(1)) // columns
+    row, column = place // columns, place % columns
+    for turn in range(0, _ROUNDS, 2):
+        row = (row + mix(column * _GOLDEN + key + np.uint64(turn)) % rows) % rows
+        column = (column + mix(row * _GOLDEN + key + np.uint64(turn + 1)) % columns) % columns
+    cell: U64 = row * columns + column
+    return cell

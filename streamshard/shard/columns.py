@@ -1,0 +1,88 @@
+"""Named numpy arrays in one safetensors file, read without copying.
+
+Format: https://huggingface.co/docs/safetensors (8 bytes little-endian header length, a JSON header,
+the arrays). Written with that library; read here at the header's offsets, since the library's own
+reader copies and worker processes are to share the pages of a memory map.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+from safetensors.numpy import save
+
+from streamshard.errors import DamagedError
+
+Columns = dict[str, NDArray[np.generic]]
+
+_DTYPES = {
+    "U8": np.uint8,
+    "I32": np.int32,
+    "U32": np.uint32,
+    "I64": np.int64,
+    "U64": np.uint64,
+}
+
+
+def to_bytes(columns: Mapping[str, NDArray[np.generic]]) -> bytes:
+    """The safetensors file that holds these arrays."""
+    return bytes(save({name: np.ascontiguousarray(column) for name, column in columns.items()}))
+
+
+def from_buffer(buffer: NDArray[np.uint8], where: str) -> Columns:
+    """Views of the arrays in a safetensors file.
+
+    Args:
+        buffer: The whole file, (bytes,) uint8; a memory map stays one.
+        where: What to call the file in errors.
+
+    Raises:
+        DamagedError: The header does not describe the bytes that follow it.
+    """
+    try:
+        length = int.from_bytes(buffer[:8].tobytes(), "little")
+        header = json.loads(buffer[8 : 8 + length].tobytes())
+        header.pop("__metadata__", None)
+        data = buffer[8 + length :]
+        return {name: _view(data, **entry) for name, entry in header.items()}
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise DamagedError(f"{where}: not a whole safetensors file ({error})") from None
+
+
+def _view(
+    data: NDArray[np.uint8], dtype: str, shape: Sequence[int], data_offsets: Sequence[int]
+) -> NDArray[np.generic]:
+    begin, end = data_offsets
+    if not 0 <= begin <= end <= len(data):
+        raise ValueError(f"bytes {begin} to {end} of {len(data)}")
+    return data[begin:end].view(_DTYPES[dtype]).reshape(shape)
+
+
+class Strings(Sequence[str]):
+    """A read-only sequence of strings kept as two arrays, so that forked workers share its pages.
+
+    >>> list(Strings.of(["a", "bcd"]))
+    ['a', 'bcd']
+    """
+
+    def __init__(self, data: NDArray[np.uint8], ends: NDArray[np.int64]) -> None:
+        self.data = data
+        self.ends = ends
+
+    @classmethod
+    def of(cls, strings: Sequence[str]) -> Strings:
+        """Encode strings as UTF-8."""
+        encoded = [string.encode("utf-8", "surrogateescape") for string in strings]
+        ends = np.cumsum([len(part) for part in encoded], dtype=np.int64)
+        return cls(np.frombuffer(b"".join(encoded), np.uint8), ends)
+
+    def __len__(self) -> int:
+        return len(self.ends)
+
+    def __getitem__(self, number: int) -> str:  # type: ignore[override]
+        begin = int(self.ends[number - 1]) if number else 0
+        encoded = self.data[begin : int(self.ends[number])].tobytes()
+        return encoded.decode("utf-8", "surrogateescape")

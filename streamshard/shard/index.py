@@ -1,0 +1,127 @@
+"""One shard's columns: where every part of every sample lies, and what can be known without it.
+
+The index of a shard is a safetensors file of arrays, one row a sample in the order of the tar:
+
+    key.data, key.ends      the keys, UTF-8, end to end, and where each ends
+    PART.offset             int64: where the data of this part begins in the tar
+    PART.size               int64: its bytes; -1 where the sample has no such part
+    PART.crc32              uint32: zlib.crc32 of the data
+    PART=                   int64: the value itself, for parts that are one integer (`cls`)
+    PART:FACT               int64: what the part's codec tells of it (`jpg:width`, `graph:nodes`)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import NamedTuple, cast
+
+import numpy as np
+from numpy.typing import NDArray
+
+from streamshard.errors import DamagedError
+from streamshard.shard import columns, tar
+
+MISSING = -1
+VALUE = ""  # the name of the fact that is the part's value itself
+
+
+class Extent(NamedTuple):
+    """Where one part lies in the tar, for every row of a shard: three arrays of one length.
+
+    Attributes:
+        offset: int64, of the data.
+        size: int64, bytes; -1 where the sample has no such part.
+        crc32: uint32.
+    """
+
+    offset: NDArray[np.int64]
+    size: NDArray[np.int64]
+    crc32: NDArray[np.uint32]
+
+
+class Index:
+    """The columns of one shard, read."""
+
+    def __init__(self, arrays: columns.Columns, where: str) -> None:
+        self._arrays = arrays
+        self._where = where
+        self.keys = columns.Strings(
+            cast("NDArray[np.uint8]", self._array("key.data")),
+            cast("NDArray[np.int64]", self._array("key.ends")),
+        )
+        lengths = {len(array) for name, array in arrays.items() if name != "key.data"}
+        if lengths != {len(self.keys)}:
+            raise DamagedError(f"{where}: columns of different lengths {sorted(lengths)}")
+
+    def __len__(self) -> int:
+        return len(self.keys)
+
+    def extent(self, part: str) -> Extent:
+        """Where `part` lies, for every row."""
+        return Extent(*(self._array(f"{part}.{name}") for name in Extent._fields))  # type: ignore[arg-type]
+
+    def fact(self, part: str, name: str = VALUE) -> NDArray[np.int64]:
+        """What the codec told of `part` at pack, (rows,) int64; by default the value itself."""
+        return cast("NDArray[np.int64]", self._array(_fact_name(part, name)))
+
+    def has_fact(self, part: str, name: str = VALUE) -> bool:
+        """Whether that column is there."""
+        return _fact_name(part, name) in self._arrays
+
+    def _array(self, name: str) -> NDArray[np.generic]:
+        try:
+            return self._arrays[name]
+        except KeyError:
+            raise DamagedError(f"{self._where}: column {name!r} is missing") from None
+
+
+def _fact_name(part: str, name: str) -> str:
+    return f"{part}:{name}" if name else f"{part}="
+
+
+class Cell(NamedTuple):
+    """One part of one sample, as the index keeps it."""
+
+    member: tar.Member
+    crc32: int
+    facts: Mapping[str, int]
+
+
+class IndexBuilder:
+    """Collects the rows of one shard and turns them into the bytes of its index."""
+
+    def __init__(self, parts: Sequence[str]) -> None:
+        self._parts = parts
+        self._keys: list[str] = []
+        self._rows: list[Mapping[str, Cell]] = []
+
+    def __len__(self) -> int:
+        return len(self._keys)
+
+    def add(self, key: str, cells: Mapping[str, Cell]) -> None:
+        """Append one sample; a part that it lacks becomes a missing value."""
+        self._keys.append(key)
+        self._rows.append(cells)
+
+    def to_bytes(self) -> bytes:
+        """The index file."""
+        keys = columns.Strings.of(self._keys)
+        arrays: columns.Columns = {"key.data": keys.data, "key.ends": keys.ends}
+        for part in self._parts:
+            cells = [row.get(part) for row in self._rows]
+            arrays |= {
+                f"{part}.offset": _column(cell and cell.member.offset for cell in cells),
+                f"{part}.size": _column(cell and cell.member.size for cell in cells),
+                f"{part}.crc32": _column((cell.crc32 if cell else 0) for cell in cells).astype(
+                    np.uint32
+                ),
+            }
+            for name in sorted({name for cell in cells if cell for name in cell.facts}):
+                arrays[_fact_name(part, name)] = _column(
+                    cell and cell.facts.get(name) for cell in cells
+                )
+        return columns.to_bytes(arrays)
+
+
+def _column(values: Iterable[int | None]) -> NDArray[np.int64]:
+    return np.array([MISSING if value is None else value for value in values], np.int64)

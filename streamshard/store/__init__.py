@@ -1,0 +1,1 @@
+"""Where bytes live: files and URLs by name. Knows nothing of tar or samples."""

@@ -1,0 +1,221 @@
+"""A batch in one piece of memory: laid out, written once, and seen as tensors where it arrives.
+
+A block is one contiguous uint8 tensor and a layout that says which tensor begins where. It crosses
+a process boundary as one descriptor, is pinned by one call and copied to a device by one copy.
+Keys, text and bytes travel in it too, so that messages between processes stay small.
+"""
+
+from __future__ import annotations
+
+import math
+import pickle
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+ALIGNMENT = 64  # bytes: a cache line, and more than any dtype needs
+
+Buffer = bytes | memoryview | NDArray[Any]
+Allocate = Callable[[int], torch.Tensor]
+
+
+class Entry(NamedTuple):
+    """One tensor of a block.
+
+    Attributes:
+        name: Unique in the block.
+        dtype: torch's name of it.
+        shape: Of the tensor.
+        offset: Bytes from the start of the block; a multiple of 64.
+    """
+
+    name: str
+    dtype: str
+    shape: tuple[int, ...]
+    offset: int
+
+
+class Column(NamedTuple):
+    """One part of a batch: which entries it is made of, and how.
+
+    Attributes:
+        name: Of the part.
+        kind: "tensor", "ragged" (a list of tensors), "text", "bytes", "object" or "graph".
+        entries: Entries, by number.
+        extra: What the kind needs besides.
+    """
+
+    name: str
+    kind: str
+    entries: tuple[int, ...]
+    extra: Any = None
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Where everything in a block lies.
+
+    Attributes:
+        nbytes: Of the block.
+        entries: The tensors.
+        columns: The parts of the batch.
+        parts: What the user asked for: None for a dict, a name for the value alone, or a tuple.
+        skipped: What was left out of this batch, and why.
+    """
+
+    nbytes: int
+    entries: tuple[Entry, ...]
+    columns: tuple[Column, ...]
+    parts: str | tuple[str, ...] | None
+    skipped: tuple[str, ...] = ()
+
+
+@dataclass
+class _Piece:
+    """An entry before it has its place: what is to be written there, buffer after buffer."""
+
+    name: str
+    dtype: torch.dtype
+    shape: tuple[int, ...]
+    buffers: Iterable[Buffer]
+    add: NDArray[np.int64] | None = None
+
+    @property
+    def nbytes(self) -> int:
+        return math.prod(self.shape) * self.dtype.itemsize
+
+    def write(self, out: NDArray[np.uint8]) -> None:
+        """Fill this entry's bytes of the block."""
+        buffers = list(self.buffers)
+        if len(buffers) > 1 and len(out) < 4096 * len(buffers):
+            buffers = [b"".join(buffers)]  # one copy more, but no Python for every small one
+        at = 0
+        for buffer in buffers:
+            source = np.frombuffer(buffer, np.uint8)
+            out[at : at + len(source)] = source
+            at += len(source)
+        if self.add is not None:
+            values = out.view(str(self.dtype).removeprefix("torch.")).reshape(self.shape)
+            values += self.add.astype(values.dtype, copy=False)
+
+
+@dataclass
+class BlockBuilder:
+    """Collects the tensors of a batch, then lays out and writes the block."""
+
+    _pieces: list[_Piece] = field(default_factory=list)
+    _columns: list[Column] = field(default_factory=list)
+
+    def piece(
+        self,
+        name: str,
+        dtype: torch.dtype,
+        shape: Sequence[int],
+        buffers: Iterable[Buffer],
+        add: NDArray[np.int64] | None = None,
+    ) -> int:
+        """Add an entry and return its number.
+
+        Args:
+            name: Unique in the block.
+            dtype: Of the tensor.
+            shape: Of the tensor.
+            buffers: Its bytes, in order.
+            add: Added to the values once they are written, broadcast to the shape.
+        """
+        self._pieces.append(_Piece(name, dtype, tuple(shape), buffers, add))
+        return len(self._pieces) - 1
+
+    def column(self, name: str, kind: str, entries: Iterable[int], extra: Any = None) -> None:
+        """Add a part made of entries."""
+        self._columns.append(Column(name, kind, tuple(entries), extra))
+
+    def array(self, name: str, array: NDArray[Any]) -> int:
+        """Add a numpy array as an entry."""
+        return self.piece(name, torch.from_numpy(array[:0]).dtype, array.shape, [array])
+
+    def tensor(self, name: str, array: NDArray[Any]) -> None:
+        """Add a part that is one tensor."""
+        self.column(name, "tensor", [self.array(name, array)])
+
+    def stacked(
+        self, name: str, dtype: torch.dtype, shape: Sequence[int], tensors: Sequence[torch.Tensor]
+    ) -> None:
+        """Add a part whose samples' tensors, all of one shape, are stacked."""
+        buffers = [_bytes_of(tensor) for tensor in tensors]
+        number = self.piece(name, dtype, (len(tensors), *shape), buffers)
+        self.column(name, "tensor", [number])
+
+    def ragged(self, name: str, tensors: Sequence[torch.Tensor]) -> None:
+        """Add a part that is a list of tensors."""
+        numbers = [
+            self.piece(f"{name}/{row}", tensor.dtype, tensor.shape, [_bytes_of(tensor)])
+            for row, tensor in enumerate(tensors)
+        ]
+        self.column(name, "ragged", numbers)
+
+    def strings(self, name: str, kind: str, values: Sequence[bytes]) -> None:
+        """Add a part that is a list of `text` or `bytes`."""
+        ends = np.cumsum([len(value) for value in values], dtype=np.int64)
+        data = self.piece(name, torch.uint8, (int(ends[-1]) if len(ends) else 0,), values)
+        self.column(name, kind, [data, self.array(f"{name}/ends", ends)])
+
+    def objects(self, name: str, values: Sequence[Any]) -> None:
+        """Add a part that is a list of Python objects, pickled from one of our processes to ours."""
+        data = pickle.dumps(list(values), pickle.HIGHEST_PROTOCOL)
+        self.column(name, "object", [self.piece(name, torch.uint8, (len(data),), [data])])
+
+    def finish(
+        self,
+        allocate: Allocate,
+        parts: str | tuple[str, ...] | None,
+        skipped: tuple[str, ...] = (),
+    ) -> Block:
+        """Lay out the block, get the memory for it, and write it."""
+        entries, end = [], 0
+        for piece in self._pieces:
+            offset = -(-end // ALIGNMENT) * ALIGNMENT
+            dtype = str(piece.dtype).removeprefix("torch.")
+            entries.append(Entry(piece.name, dtype, piece.shape, offset))
+            end = offset + piece.nbytes
+        memory = allocate(end)
+        out = memory.numpy()
+        for piece, entry in zip(self._pieces, entries, strict=True):
+            piece.write(out[entry.offset : entry.offset + piece.nbytes])
+        return Block(memory, Layout(end, tuple(entries), tuple(self._columns), parts, skipped))
+
+
+def _bytes_of(tensor: torch.Tensor) -> NDArray[np.uint8]:
+    """A tensor's bytes in its own order."""
+    flat = tensor.detach().contiguous().reshape(-1)
+    return flat.view(torch.uint8).numpy() if flat.numel() else np.zeros(0, np.uint8)
+
+
+class Block:
+    """One contiguous piece of memory and its layout.
+
+    Attributes:
+        memory: (nbytes,) uint8, at the start of its storage.
+        layout: Where everything in it lies.
+    """
+
+    def __init__(self, memory: torch.Tensor, layout: Layout) -> None:
+        self.memory = memory
+        self.layout = layout
+
+    def view(self, number: int, device_memory: torch.Tensor | None = None) -> torch.Tensor:
+        """One entry as a tensor of its own on the block's storage, here or on a device.
+
+        Not a view of `memory`: views share a version counter, and autograd's checks for changes in
+        place would take a change of one part for a change of all.
+        """
+        memory = self.memory if device_memory is None else device_memory
+        entry = self.layout.entries[number]
+        dtype: torch.dtype = getattr(torch, entry.dtype)
+        return torch.empty(0, dtype=dtype, device=memory.device).set_(
+            memory.untyped_storage(), entry.offset // dtype.itemsize, entry.shape
+        )

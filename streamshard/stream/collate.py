@@ -1,0 +1,71 @@
+"""The values of one part, sample by sample, to one column of a block."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+
+from streamshard.codec.base import Form
+from streamshard.errors import UsageError
+from streamshard.stream.block import BlockBuilder
+
+
+def add_formed(builder: BlockBuilder, name: str, form: Form, values: Sequence[Any]) -> None:
+    """Add tensors of one known form, stacked."""
+    for value in values:
+        if value.dtype != form.dtype or tuple(value.shape) != form.shape:
+            raise UsageError(
+                f"part {name}: a {value.dtype} of shape {tuple(value.shape)} among "
+                f"{form.dtype} of shape {form.shape}; give every sample one shape, or the decoder "
+                "an attribute `form = None`, which makes batches lists"
+            )
+    builder.stacked(name, form.dtype, form.shape, values)
+
+
+def add_listed(builder: BlockBuilder, name: str, values: Sequence[Any]) -> None:
+    """Add values that have no one form, as a list."""
+    if all(isinstance(value, torch.Tensor) for value in values):
+        builder.ragged(name, values)
+    elif all(isinstance(value, str) for value in values):
+        builder.strings(name, "text", [value.encode() for value in values])
+    elif all(isinstance(value, bytes) for value in values):
+        builder.strings(name, "bytes", values)
+    else:
+        builder.objects(name, values)
+
+
+class Inferred:
+    """Columns of a part whose form nobody declared: what the first value is decides for all.
+
+    Tensors, arrays and numbers are stacked, graphs become a PyG `Batch`, all else a list. The first
+    value is remembered, so that a batch without samples has the same type as the others.
+    """
+
+    def __init__(self) -> None:
+        self._form: Form | None = None
+        self._is_graph = False
+
+    def learn(self, value: Any) -> Any:
+        """The value as it is to be collected: numbers and arrays as tensors."""
+        if isinstance(value, np.ndarray):
+            value = torch.from_numpy(np.ascontiguousarray(value))
+        elif isinstance(value, bool | int | float | np.generic):
+            value = torch.tensor(value)
+        if isinstance(value, torch.Tensor) and self._form is None:
+            self._form = Form(value.dtype, tuple(value.shape))
+        self._is_graph = self._is_graph or hasattr(value, "__cat_dim__")
+        return value
+
+    def add(self, builder: BlockBuilder, name: str, values: Sequence[Any]) -> None:
+        """Add the values that were learned."""
+        if self._form is not None:
+            add_formed(builder, name, self._form, values)
+        elif self._is_graph:
+            from torch_geometric.data import Batch
+
+            builder.objects(name, [Batch.from_data_list(list(values))] if values else [Batch()])
+        else:
+            add_listed(builder, name, values)

@@ -1,0 +1,334 @@
+"""The dataset that training code sees: finds its world and its worker, makes the batch of a step.
+
+This is the only place that asks for rank and worker; everywhere else the world is a value.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch.utils.data import IterableDataset, get_worker_info
+
+from streamshard.errors import SampleError, UsageError
+from streamshard.plan.cursor import Cursor
+from streamshard.plan.order import Ints, Order, OrderRule, Shuffle
+from streamshard.plan.share import Share, Step, Tail, World
+from streamshard.stream.assemble import Assembler, Decoder, OnError, Parts, Rows, Transform
+from streamshard.stream.batch import batch_of
+from streamshard.stream.block import Allocate, Block
+from streamshard.stream.reader import Shards
+
+_LOOK_AHEAD = 4096  # positions resolved at once, so that numpy's price per call is shared
+
+logger = logging.getLogger("streamshard")
+
+
+def detect_world() -> World:
+    """The data-parallel world: an initialised torch.distributed, else torchrun's environment."""
+    if torch.distributed.is_available() and torch.distributed.is_initialized():
+        return World(torch.distributed.get_rank(), torch.distributed.get_world_size())
+    if "RANK" in os.environ and "WORLD_SIZE" in os.environ:
+        return World(int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"]))
+    return World()
+
+
+class ShardDataset(IterableDataset[Any]):
+    """Streams the batches of a packed dataset.
+
+    Iterated by itself or in `DataLoader(dataset, batch_size=None, num_workers=n)` it yields this
+    rank's batches, of one epoch, in step with all other ranks. `StreamLoader` is faster, goes on
+    from epoch to epoch and can be checkpointed.
+
+    A batch is a `Batch` (a dict from part to value, with `"__key__"`), with `parts=` a tuple or one
+    value. An image part is a (batch, 3, height, width) uint8 tensor, `cls` a (batch,) int64 tensor,
+    text and bytes are lists, a graph part is a PyG `Batch`. A part whose samples have no one shape
+    is a list of tensors.
+
+    Attributes:
+        shards: The samples by number.
+        batch_size: Samples per rank and step.
+        tail: What becomes of an incomplete last global batch.
+    """
+
+    def __init__(
+        self,
+        url: str | os.PathLike[str],
+        *,
+        batch_size: int,
+        shuffle: Shuffle = False,
+        seed: int = 0,
+        parts: str | Sequence[str] | None = None,
+        decode: Mapping[str, Decoder] | None = None,
+        transform: Transform | None = None,
+        tail: Tail = "drop",
+        on_error: OnError = "raise",
+        max_errors: int | None = None,
+        world: World | None = None,
+        window: int | None = None,
+        lanes: int | None = None,
+        grain: int | None = None,
+        verify: bool = True,
+        index: str | None = None,
+        storage_options: Mapping[str, Any] | None = None,
+    ) -> None:
+        """Open a dataset.
+
+        Args:
+            url: Folder, URL, or brace pattern of tars.
+            batch_size: Samples per rank and step.
+            shuffle: False for pack order, True for permuted windows of the epoch's permuted shards,
+                "full" for one permutation of all samples, for local data.
+            seed: Of order and augmentations.
+            parts: None for a dict of all parts, a name for one value, names for a tuple; `jpg;png`
+                is the first of these that a sample has; `"__key__"` and `"__mask__"` may be named.
+            decode: By part: `bytes` for the raw bytes, a decoder of streamshard's (such as
+                `RandomResizedCrop`), or any callable from the codec's value to another.
+            transform: Called with each sample, a dict with `"__key__"`; returns a dict.
+            tail: "drop" leaves out the last incomplete global batch, "pad" fills it from the start
+                of the sequence and adds `"__mask__"`, (batch,) bool, true for real samples, "exact"
+                delivers everything once, so that the last batch is smaller, and empty where a rank
+                has no share. The number of steps is the same on every rank.
+            on_error: "raise", or "skip" to leave out samples that can't be read or decoded: the
+                batch shrinks, the number of steps does not change.
+            max_errors: With "skip": how many samples of a pass may be left out before it is an
+                error after all; counted in each process by itself in a plain DataLoader.
+            world: This rank and the number of ranks, where several ranks want the same data; by
+                default an initialised `torch.distributed`, else `RANK` and `WORLD_SIZE`, else one.
+            window: Samples that are shuffled among each other; by default four mean shards, at
+                least 1,024.
+            lanes: Independent streams that the epoch is cut into, so that each is read by one
+                worker; by default derived from the world.
+            grain: Samples that a lane gives at a time; by default the batch size.
+            verify: Check what is read from local data; what comes over a network always is.
+            index: Where `.streamshard/` lies when it is not beside the tars.
+            storage_options: For fsspec.
+
+        Raises:
+            UsageError: An argument breaks its rule, or a part does not exist.
+            DatasetError: There is no dataset, or it can't be used.
+        """
+        super().__init__()
+        self.shards = Shards(
+            os.fspath(url), index=index, verify=verify, storage_options=storage_options
+        )
+        self.batch_size, self.tail = batch_size, tail
+        self._seed, self._shuffle = seed, shuffle
+        self._given = {"lanes": lanes, "grain": grain, "window": window}
+        self._given_world, self._world = world, None  # type: tuple[World | None, World | None]
+        if on_error not in ("raise", "skip"):
+            raise UsageError(f'on_error is {on_error!r}; it must be "raise" or "skip"')
+        self.max_errors = max_errors
+        self._assembler = Assembler(
+            self.shards,
+            parts=parts if parts is None or isinstance(parts, str) else tuple(parts),
+            decode=decode or {},
+            transform=transform,
+            on_error=on_error,
+            seed=seed,
+        )
+        # In shared memory, so that workers that live on from epoch to epoch see the change.
+        self._epoch = torch.zeros(1, dtype=torch.int64).share_memory_()
+        Share(len(self.shards), 0, World(), batch_size, tail)  # checks the arguments
+        self._rule(World())
+
+    @property
+    def classes(self) -> Sequence[str] | None:
+        """Class names by `cls`, or None."""
+        return self.shards.classes
+
+    @property
+    def world(self) -> World:
+        """This rank and the number of ranks, found when first asked for.
+
+        Raises:
+            UsageError: The answer is not what it was.
+        """
+        if self._given_world is not None:
+            return self._given_world
+        if get_worker_info() is not None and self._world is not None:
+            return self._world  # a worker has no process group of its own to ask
+        found = detect_world()
+        if self._world is not None and self._world != found:
+            raise UsageError(
+                f"the world was {self._world} and is now {found}: call init_process_group before "
+                "the dataset is first used, or give world="
+            )
+        self._world = found
+        return found
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_world": self.world}  # for workers that can't find it
+
+    def __len__(self) -> int:
+        """Steps of a whole epoch, the same on every rank."""
+        return self.share(0, self.world).steps
+
+    def set_epoch(self, epoch: int) -> None:
+        """Choose the epoch of the next iteration; `StreamLoader` does this by itself."""
+        if epoch < 0:
+            raise UsageError(f"epoch is {epoch}; it must be at least 0")
+        self._epoch[0] = epoch
+
+    def __iter__(self) -> Iterator[Any]:
+        """Batches of this rank, and in a worker of that worker: steps w, w + n, w + 2n, …"""
+        _refuse_collation()
+        info = get_worker_info()
+        worker, workers = (info.id, info.num_workers) if info else (0, 1)
+        cursor = self.first_cursor(self.world, int(self._epoch[0]))
+        numbers = range(worker, self.share(0, self.world).steps, workers)
+        return self._batches(cursor, numbers, _shared if info else _plain)
+
+    def _batches(self, cursor: Cursor, numbers: range, allocate: Allocate) -> Iterator[Any]:
+        skipped = 0
+        for block in self.make(cursor, self.world, numbers, allocate):
+            skipped = self.report(block, skipped)
+            yield batch_of(block)
+
+    def report(self, block: Block, skipped: int) -> int:
+        """Log what was left out of a block; the number of samples left out so far.
+
+        Raises:
+            SampleError: It is more than `max_errors`.
+        """
+        for message in block.layout.skipped:
+            logger.warning("skipped: %s", message)
+        skipped += len(block.layout.skipped)
+        if self.max_errors is not None and skipped > self.max_errors:
+            last = block.layout.skipped[-1] if block.layout.skipped else ""
+            raise SampleError(
+                f"more than {self.max_errors} samples can't be used; the last: {last}"
+            )
+        return skipped
+
+    def share(self, position: int, world: World) -> Share:
+        """How the rest of an epoch is divided.
+
+        Raises:
+            UsageError: `drop` leaves nothing of a whole epoch.
+        """
+        share = Share(len(self.shards), position, world, self.batch_size, self.tail)
+        if position == 0 and share.steps == 0:
+            raise UsageError(
+                f"{self.shards.where} has {share.total} samples, fewer than one global batch of "
+                f'{world.size} x {self.batch_size}, so tail="drop" drops all of them; use '
+                '"pad", "exact", or a smaller batch_size'
+            )
+        return share
+
+    def _rule(self, world: World) -> OrderRule:
+        return OrderRule.settle(
+            self.shards.manifest.table.samples,
+            world_size=world.size,
+            batch_size=self.batch_size,
+            seed=self._seed,
+            shuffle=self._shuffle,
+            **self._given,
+        )
+
+    def first_cursor(self, world: World, epoch: int) -> Cursor:
+        """The beginning of an epoch."""
+        return Cursor(epoch, 0, self._rule(world), self.shards.manifest.fingerprint)
+
+    def resumed(self, state: Mapping[str, Any], world: World) -> Cursor:
+        """The cursor of a state, at the next epoch where nothing of its own is left.
+
+        Raises:
+            CursorError: The state is no cursor, or of another dataset, seed, shuffle or order.
+        """
+        cursor = Cursor.from_dict(state)
+        given = {name: value for name, value in self._given.items() if value is not None}
+        cursor.check(
+            fingerprint=self.shards.manifest.fingerprint,
+            seed=self._seed,
+            shuffle=self._shuffle,
+            **given,
+        )
+        if cursor.position and self.share(cursor.position, world).steps == 0:
+            return self.first_cursor(world, cursor.epoch + 1)
+        return cursor
+
+    def cursor_after(self, cursor: Cursor, world: World, steps: int) -> Cursor:
+        """Where the stream stands so many steps after a cursor, within its epoch or at the next."""
+        position = self.share(cursor.position, world).after(steps)
+        if position is None:
+            return self.first_cursor(world, cursor.epoch + 1)
+        return Cursor(cursor.epoch, position, cursor.rule, cursor.fingerprint)
+
+    def make(
+        self, cursor: Cursor, world: World, numbers: Iterable[int], allocate: Allocate
+    ) -> Iterator[Block]:
+        """The blocks of some steps of the pass that begins at a cursor.
+
+        Args:
+            cursor: Where the pass begins.
+            world: This rank and the number of ranks.
+            numbers: Steps of the pass, in the order in which they are wanted.
+            allocate: Gives the memory of each block.
+        """
+        share = self.share(cursor.position, world)
+        order = Order(self.shards.manifest.table.samples, cursor.rule, cursor.epoch)
+        with_mask = self.tail == "pad"
+        for rows in _resolved(order, share, cursor.epoch, numbers):
+            if len(rows.rows):
+                yield self._assembler.make(rows, allocate, with_mask=with_mask)
+            else:
+                first = np.zeros(1, np.int64)
+                probe = Rows(*order.rows(first), first, 0, cursor.epoch)
+                yield self._assembler.make_empty(probe, allocate, with_mask=with_mask)
+
+
+def _resolved(order: Order, share: Share, epoch: int, numbers: Iterable[int]) -> Iterator[Rows]:
+    """Shards and rows of steps, several steps at a time."""
+    at_once = max(1, _LOOK_AHEAD // share.batch_size)
+    steps: list[Step] = []
+    for number in numbers:
+        steps.append(share.step(number))
+        if len(steps) == at_once:
+            yield from _rows(order, epoch, steps)
+            steps = []
+    if steps:
+        yield from _rows(order, epoch, steps)
+
+
+def _rows(order: Order, epoch: int, steps: Sequence[Step]) -> Iterator[Rows]:
+    positions: Ints = np.concatenate([step.positions for step in steps])
+    shards, rows = order.rows(positions)
+    begin = 0
+    for step in steps:
+        end = begin + len(step.positions)
+        yield Rows(shards[begin:end], rows[begin:end], step.positions, step.real, epoch)
+        begin = end
+
+
+def _plain(nbytes: int) -> torch.Tensor:
+    return torch.empty(nbytes, dtype=torch.uint8)
+
+
+def _shared(nbytes: int) -> torch.Tensor:
+    """Memory that a DataLoader's worker can hand over without a copy."""
+    storage = torch.UntypedStorage._new_shared(max(nbytes, 1))
+    return torch.empty(0, dtype=torch.uint8).set_(storage, 0, (nbytes,))  # type: ignore[call-overload]
+
+
+def _refuse_collation() -> None:
+    """Refuse to be iterated by a DataLoader that would batch these batches again.
+
+    A dataset is not told how its DataLoader is set up; the fetcher that iterates it knows.
+
+    Raises:
+        UsageError: The DataLoader has a batch size.
+    """
+    frame = sys._getframe(2)
+    if frame.f_code.co_qualname.startswith("_IterableDatasetFetcher") and frame.f_locals.get(
+        "auto_collation"
+    ):
+        raise UsageError(
+            "ShardDataset makes whole batches: DataLoader(dataset, batch_size=None, …), "
+            "and batch_size= in ShardDataset"
+        )

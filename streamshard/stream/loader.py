@@ -1,0 +1,192 @@
+"""The loader: batches of one rank, epoch after epoch, with a checkpoint that is a cursor."""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Iterator, Mapping
+from typing import Any, Self
+
+import torch
+
+from streamshard.errors import StreamshardError, UsageError
+from streamshard.plan.cursor import Cursor
+from streamshard.plan.share import World
+from streamshard.stream.block import Block
+from streamshard.stream.dataset import ShardDataset
+from streamshard.stream.device import to_device
+from streamshard.stream.workers import WorkerPool
+
+
+class StreamLoader:
+    """Batches of a `ShardDataset`, made by workers and handed over on the device.
+
+    `iter(loader)` gives the rest of the current epoch; after a full pass or a `break`, the next
+    `iter` begins the next epoch. Only the newest iterator of a loader goes on.
+
+    >>> import tempfile, streamshard as ss
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     with ss.ShardWriter(folder + "/data") as writer:
+    ...         for number in range(10):
+    ...             writer.write({"__key__": f"{number:03d}", "cls": number})
+    ...     dataset = ss.ShardDataset(folder + "/data", batch_size=4, parts="cls", tail="exact")
+    ...     [batch.tolist() for batch in ss.StreamLoader(dataset)]
+    [[0, 1, 2, 3], [4, 5, 6, 7], [8, 9]]
+    """
+
+    def __init__(
+        self,
+        dataset: ShardDataset,
+        *,
+        num_workers: int = 0,
+        device: torch.device | str | None = None,
+        prefetch: int = 4,
+        restarts: int = 3,
+        start_method: str | None = None,
+    ) -> None:
+        """Make a loader; processes start with the first iteration.
+
+        Args:
+            dataset: What to load.
+            num_workers: Processes that make batches; 0 makes them in this one. The batches do not
+                depend on it.
+            device: Where tensors are to be; to CUDA they are copied ahead on a stream of their own.
+            prefetch: Batches that each worker may have ready.
+            restarts: How many workers that ended unasked are replaced before it is an error.
+            start_method: fork, spawn or forkserver; by default the platform's.
+
+        Raises:
+            UsageError: A number is negative, or `prefetch` is 0.
+        """
+        if num_workers < 0 or prefetch < 1 or restarts < 0:
+            raise UsageError(
+                f"num_workers={num_workers}, restarts={restarts} must be at least 0, "
+                f"prefetch={prefetch} at least 1"
+            )
+        self.dataset = dataset
+        self._num_workers, self._prefetch = num_workers, prefetch
+        self._restarts, self._start_method = restarts, start_method
+        self._device = None if device is None else torch.device(device)
+        self._current: Cursor | None = None
+        self._pool: WorkerPool | None = None
+        self._close_pool: weakref.finalize[[], WorkerPool] | None = None
+        self._workers_are_at: Cursor | None = None  # the pass that they begin by themselves
+        self._is_broken_off = False  # inside a pass, which another iter() would leave
+        self._pass = 0
+        self._skipped = 0
+
+    @property
+    def epoch(self) -> int:
+        """The epoch of the next batch."""
+        return self._cursor.epoch
+
+    @property
+    def steps_left(self) -> int:
+        """Steps that remain of the current epoch."""
+        return self.dataset.share(self._cursor.position, self.dataset.world).steps
+
+    @property
+    def skipped(self) -> int:
+        """Samples of the current pass that were left out because of an error (`on_error`)."""
+        return self._skipped
+
+    def __len__(self) -> int:
+        """Steps of a whole epoch, the same on every rank."""
+        return len(self.dataset)
+
+    def state_dict(self) -> dict[str, Any]:
+        """The cursor: a few integers, the same on all ranks; counts what the loop received."""
+        return self._cursor.to_dict()
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on from a cursor, whatever number of ranks, workers or batch size it was saved under.
+
+        Raises:
+            CursorError: It belongs to another dataset, seed, shuffle, or order.
+        """
+        self._current = self.dataset.resumed(state, self.dataset.world)
+        self._is_broken_off = False
+        self._pass += 1  # an iterator that is still out there ends
+
+    def __iter__(self) -> Iterator[Any]:
+        """The rest of the current epoch, or the next one after a break."""
+        world = self.dataset.world
+        if self._is_broken_off:
+            self._current = self.dataset.first_cursor(world, self._cursor.epoch + 1)
+            self._is_broken_off = False
+        self._pass += 1
+        self._skipped = 0
+        return self._batches(self._cursor, world, self._pass)
+
+    @property
+    def _cursor(self) -> Cursor:
+        if self._current is None:
+            self._current = self.dataset.first_cursor(self.dataset.world, 0)
+        return self._current
+
+    def _batches(self, start: Cursor, world: World, number: int) -> Iterator[Any]:
+        self._check_newest(number)
+        for batch, done in to_device(self._blocks(start, world), self._device):
+            self._current = self.dataset.cursor_after(start, world, done)
+            self._is_broken_off = self._current.epoch == start.epoch
+            yield batch
+            self._check_newest(number)
+
+    def _check_newest(self, number: int) -> None:
+        if number != self._pass:
+            raise UsageError("this iterator was left behind: the loader was iterated again")
+
+    def _blocks(self, start: Cursor, world: World) -> Iterator[tuple[Block, int]]:
+        """The blocks of a pass, each with the number of steps done when it is delivered."""
+        steps = self.dataset.share(start.position, world).steps
+        source = self._from_workers(start, world, steps)
+        if self._num_workers == 0:
+            source = self.dataset.make(start, world, range(steps), _allocate)
+        for number, block in enumerate(source):
+            self._skipped = self.dataset.report(block, self._skipped)
+            yield block, number + 1
+
+    def _from_workers(self, start: Cursor, world: World, steps: int) -> Iterator[Block]:
+        pool = self._running_pool(world)
+        if self._workers_are_at == start:
+            pool.follow(start)
+        else:
+            pool.start(start)
+        self._workers_are_at = None
+        try:
+            for step in range(steps):
+                block = pool.receive(step)
+                if step == steps - 1:
+                    self._workers_are_at = self.dataset.first_cursor(world, start.epoch + 1)
+                yield block
+        except StreamshardError:
+            self.close()
+            raise
+
+    def _running_pool(self, world: World) -> WorkerPool:
+        if self._pool is None:
+            self._pool = WorkerPool(
+                self.dataset,
+                world,
+                workers=self._num_workers,
+                in_flight=self._prefetch,
+                restarts=self._restarts,
+                start_method=self._start_method,
+            )
+            self._close_pool = weakref.finalize(self, self._pool.close)
+        return self._pool
+
+    def close(self) -> None:
+        """End the workers; the next iteration starts others."""
+        if self._close_pool is not None:
+            self._close_pool()
+        self._pool = self._close_pool = self._workers_are_at = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.close()
+
+
+def _allocate(nbytes: int) -> torch.Tensor:
+    return torch.empty(nbytes, dtype=torch.uint8)

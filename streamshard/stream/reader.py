@@ -1,0 +1,233 @@
+"""Rows of shards to bytes: opened lazily, checked, a bounded number at a time."""
+
+from __future__ import annotations
+
+import hashlib
+import zlib
+from collections import OrderedDict
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from braceexpand import braceexpand
+from numpy.typing import NDArray
+
+from streamshard.codec.registry import codec_of
+from streamshard.errors import DamagedError, DatasetError, NoIndexError, NotFoundError, SampleError
+from streamshard.shard import tar
+from streamshard.shard.index import MISSING, Extent, Index
+from streamshard.shard.manifest import HEAD, Manifest, Part, Shard, read_index, read_manifest
+from streamshard.shard.verify import Progress, find_damage, part_damage
+from streamshard.store.filesystem import File, Store, open_store
+
+_OPEN_SHARDS = 32  # per process; a pass touches few at a time, and descriptors are few too
+
+
+@dataclass
+class _Open:
+    """One shard in use."""
+
+    shard: Shard
+    index: Index
+    file: File
+    map: NDArray[np.uint8] | None = None
+
+
+class Shards:
+    """The samples of a dataset by number, in pack order; what `streamshard.open` gives.
+
+    Attributes:
+        manifest: Of the dataset, or of those of its shards that the URL names.
+        where: The URL, without secrets.
+    """
+
+    def __init__(
+        self,
+        url: str,
+        *,
+        index: str | None = None,
+        verify: bool = True,
+        storage_options: Mapping[str, Any] | None = None,
+    ) -> None:
+        """Open a dataset.
+
+        Args:
+            url: Folder or URL of a dataset, or a brace pattern of tars in one folder.
+            index: Where `.streamshard/` lies when it is not beside the tars.
+            verify: Check the crc32 of every part that is read. What comes over a network is
+                checked in any case.
+            storage_options: For fsspec.
+
+        Raises:
+            DatasetError: There is no dataset, or one of another format version.
+            NoIndexError: There are tars, but no `.streamshard/`.
+            DamagedError: The sidecars don't fit together.
+        """
+        folder, _, names = url.rpartition("/") if url.endswith(".tar") else (url, "", "")
+        self._store = open_store(folder or ".", storage_options)
+        self._sidecars = open_store(index, storage_options) if index else self._store
+        self.where = self._store.where
+        self._verify = verify
+        self._open: OrderedDict[int, _Open] = OrderedDict()
+        self.manifest = _find(self._store, self._sidecars)
+        if names:
+            self.manifest = self.manifest.select(list(braceexpand(names)), self.where)
+        self._starts = np.concatenate([[0], np.cumsum(self.manifest.table.samples)])
+
+    def __getstate__(self) -> dict[str, Any]:
+        # Open files stay in this process; shared pages are mapped anew in the other.
+        return {**self.__dict__, "_open": OrderedDict()}
+
+    def __len__(self) -> int:
+        return int(self._starts[-1])
+
+    def __getitem__(self, number: int) -> dict[str, Any]:
+        """One sample: `__key__` and the decoded value of each part.
+
+        Raises:
+            IndexError: There is no such number.
+            DamagedError: The bytes are not those that were packed.
+            SampleError: A part can't be decoded.
+        """
+        if not -len(self) <= number < len(self):
+            raise IndexError(f"sample {number} of {len(self)}")
+        shard, row = self.locate(number % len(self))
+        sample: dict[str, Any] = {"__key__": self.index(shard).keys[row]}
+        for name, part in self.manifest.parts.items():
+            data = self.read(shard, row, name)
+            sample[name] = None if data is None else self.decode(shard, row, name, part, data)
+        return sample
+
+    @property
+    def classes(self) -> Sequence[str] | None:
+        """Class names by `cls`, or None."""
+        return self.manifest.classes
+
+    def keys(self) -> Iterator[str]:
+        """The keys in pack order; reads every index."""
+        for number in range(len(self.manifest.table)):
+            yield from self.index(number).keys
+
+    def find_damage(self, progress: Progress | None = None) -> Iterator[str]:
+        """Read every shard and say what is wrong, one line a finding.
+
+        Args:
+            progress: Called with samples done, samples in all, and bytes done.
+        """
+        return find_damage(self._store, self._sidecars, self.manifest, progress)
+
+    def locate(self, number: int) -> tuple[int, int]:
+        """Shard and row of a sample."""
+        shard = int(np.searchsorted(self._starts, number, side="right")) - 1
+        return shard, number - int(self._starts[shard])
+
+    def index(self, shard: int) -> Index:
+        """The columns of a shard."""
+        return self._shard(shard).index
+
+    def extent(self, shard: int, part: str) -> Extent:
+        """Where a part lies in the tar, for all rows of a shard."""
+        return self._shard(shard).index.extent(part)
+
+    def read(self, shard: int, row: int, part: str) -> bytes | None:
+        """The bytes of one part, checked; None where the sample has no such part.
+
+        Raises:
+            DamagedError: Header, size or crc32 are not what the index says.
+            StoreError: The bytes can't be read.
+        """
+        opened = self._shard(shard)
+        offset, size, crc = (int(column[row]) for column in opened.index.extent(part))
+        if size == MISSING:
+            return None
+        # The header in front of the data is read with it: that costs nothing, and tells an index
+        # that is out of step with its tar from damaged data.
+        block = opened.file.read(offset - tar.BLOCK, tar.BLOCK + size)
+        member = f"{opened.index.keys[row]}.{self.manifest.parts[part].suffix}"
+        if difference := tar.check_header(block[: tar.BLOCK], member, size):
+            raise DamagedError(
+                f"{self.at(shard, row, part)}: index out of step with its tar: {difference}"
+            )
+        data = block[tar.BLOCK :]
+        if (self._verify or not opened.file.local) and zlib.crc32(data) != crc:
+            raise DamagedError(f"{self.at(shard, row, part)}: crc32 differs; the data are damaged")
+        return data
+
+    def view(self, shard: int, row: int, part: str) -> memoryview | None:
+        """Like `read`, without a copy where the shard is local.
+
+        The shard's hash is checked, whole, when this process first opens it.
+        """
+        opened = self._shard(shard)
+        if not opened.file.local:
+            data = self.read(shard, row, part)
+            return None if data is None else memoryview(data)
+        if opened.map is None:
+            opened.map = self._map(opened)
+        offset, size, _ = opened.index.extent(part)
+        if size[row] == MISSING:
+            return None
+        return memoryview(opened.map)[int(offset[row]) : int(offset[row] + size[row])]
+
+    def decode(self, shard: int, row: int, name: str, part: Part, data: bytes) -> Any:
+        """The value of a part's bytes by its own codec."""
+        try:
+            return codec_of(part.suffix).decode(data)
+        except ValueError as error:
+            raise SampleError(f"{self.at(shard, row, name)}: {error}") from error
+
+    def at(self, shard: int, row: int, part: str) -> str:
+        """Where a part lies, for messages: shard, key and offset."""
+        opened = self._shard(shard)
+        offset = int(opened.index.extent(part).offset[row])
+        key = opened.index.keys[row]
+        return f"{self.where}/{opened.shard.name}: key {key}, part {part} at offset {offset}"
+
+    def _shard(self, number: int) -> _Open:
+        if number in self._open:
+            self._open.move_to_end(number)
+            return self._open[number]
+        shard = self.manifest.table[number]
+        index = Index(read_index(self._sidecars, shard, self._sidecars.where), shard.name)
+        file = self._store.open(shard.name)
+        if file.size != shard.bytes:
+            what = "truncated" if file.size < shard.bytes else "longer than it was"
+            raise DamagedError(
+                f"{self.where}/{shard.name}: {what}: {file.size} bytes, "
+                f"the manifest says {shard.bytes}"
+            )
+        opened = self._open[number] = _Open(shard, index, file)
+        while len(self._open) > _OPEN_SHARDS:
+            self._open.popitem(last=False)[1].file.close()
+        return opened
+
+    def _map(self, opened: _Open) -> NDArray[np.uint8]:
+        """A local shard in memory, checked as a whole: headers, data and what lies between."""
+        data = opened.file.map()
+        assert data is not None
+        if not self._verify or hashlib.sha256(data).digest() == opened.shard.sha256:
+            return data
+        with self._store.stream(opened.shard.name) as file:
+            where = f"{self.where}/{opened.shard.name}"
+            size = opened.file.size
+            for name, part in self.manifest.parts.items():
+                for finding in part_damage(file, size, opened.index, name, part, where):
+                    raise DamagedError(finding)
+        raise DamagedError(f"{where}: sha256 differs from the manifest's, outside the parts' data")
+
+
+def _find(store: Store, sidecars: Store) -> Manifest:
+    """The manifest, or an error that says what is there instead."""
+    try:
+        return read_manifest(sidecars, sidecars.where)
+    except NotFoundError:
+        if sidecars.exists(HEAD):
+            raise
+    names = store.list()
+    if any(name.endswith(".tar") for name in names):
+        raise NoIndexError(
+            f"{store.where}: tars without an index; `streamshard index {store.where}` makes one"
+        )
+    what = "no dataset there" if names else "no such folder, or an empty one"
+    raise DatasetError(f"{store.where}: {what} ({HEAD} is missing)")
