@@ -26,7 +26,7 @@ _HOMES = {
     "pack_images": "streamshard.pack.job",
 }
 
-__all__ = [  # noqa: PLE0604
+__all__ = [
     "Batch",
     "CenterCrop",
     "RandomResizedCrop",

@@ -179,7 +179,7 @@ def info(destination: Destination, index: IndexAt = None, as_json: AsJson = Fals
     value = {
         "samples": len(shards),
         "shards": len(manifest.table),
-        "bytes": int(manifest.table.bytes.sum()),
+        "bytes": int(manifest.table.nbytes.sum()),
         "parts": parts,
         "classes": list(manifest.classes) if manifest.classes else None,
         "fingerprint": manifest.fingerprint,

@@ -128,7 +128,8 @@ class GraphCodec:
                 edges = fields["edge_index"] = edges.long()
             if edges.dtype != torch.int64 or edges.dim() != 2 or edges.shape[0] != 2:
                 raise ValueError(
-                    f"edge_index is {edges.dtype} of shape {[*edges.shape]}, not int64 of [2, edges]"
+                    f"edge_index is {edges.dtype} of shape {[*edges.shape]}, "
+                    "not int64 of [2, edges]"
                 )
             if edges.numel() and not 0 <= int(edges.min()) <= int(edges.max()) < nodes:
                 raise ValueError(

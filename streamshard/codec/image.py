@@ -146,7 +146,7 @@ class ImageCodec(BytesCodec):
         self._format = format
 
     def encode(self, value: Any) -> bytes:
-        """See `BytesCodec`: takes (3, H, W) tensors and (H, W, 3) arrays, both uint8, and PIL images."""
+        """See `BytesCodec`: takes uint8 (3, H, W) tensors, (H, W, 3) arrays, and PIL images."""
         if isinstance(value, bytes):
             return value
         if isinstance(value, torch.Tensor):

@@ -7,7 +7,8 @@ import hashlib
 import os
 import zlib
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any, BinaryIO
+from io import BufferedIOBase
+from typing import Any
 
 from braceexpand import braceexpand
 
@@ -78,7 +79,7 @@ def index_tars(
     table = manifest.table
     notes = [f"{indexer.unread} parts could not be decoded"] if indexer.unread else []
     return Summary(
-        len(manifest), len(table), int(table.bytes.sum()), 0.0, [], notes, manifest.fingerprint
+        len(manifest), len(table), int(table.nbytes.sum()), 0.0, [], notes, manifest.fingerprint
     )
 
 
@@ -134,7 +135,9 @@ class _Indexer:
             self._progress(self._samples, None, self._bytes)
         return Shard(name, len(rows), size, digest, hashlib.sha256(index).digest())
 
-    def _cell(self, file: BinaryIO, member: tar.Member, key: str, suffix: str, where: str) -> Cell:
+    def _cell(
+        self, file: BufferedIOBase, member: tar.Member, key: str, suffix: str, where: str
+    ) -> Cell:
         file.seek(member.offset)
         data = file.read(member.size)
         codec = codec_of(suffix)
@@ -156,7 +159,9 @@ class _Indexer:
         return Cell(member, zlib.crc32(data), packed.facts)
 
 
-def samples_of(file: BinaryIO, size: int, where: str) -> Iterator[tuple[str, str, tar.Member]]:
+def samples_of(
+    file: BufferedIOBase, size: int, where: str
+) -> Iterator[tuple[str, str, tar.Member]]:
     """Key, part and member of everything in a tar that belongs to a sample.
 
     Raises:
@@ -183,6 +188,6 @@ def samples_of(file: BinaryIO, size: int, where: str) -> Iterator[tuple[str, str
         yield key, suffix, member
 
 
-def _sha256(file: BinaryIO) -> bytes:
+def _sha256(file: BufferedIOBase) -> bytes:
     file.seek(0)
     return hashlib.file_digest(file, "sha256").digest()

@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sized
 from concurrent.futures import Executor, Future, ProcessPoolExecutor
 from dataclasses import dataclass, field
 from multiprocessing import get_context
@@ -109,7 +109,7 @@ def pack(
     begin = time.monotonic()
     summary = Summary(notes=source.notes)
     inputs = source.inputs()
-    total = len(inputs) if hasattr(inputs, "__len__") else None
+    total = len(inputs) if isinstance(inputs, Sized) else None
     encode = _EncodeChunk(source.load, Encoder(source.codecs))
     with writer:
         for result in _encoded(inputs, encode, _workers(source, workers), executor):
@@ -125,7 +125,7 @@ def pack(
             if progress:
                 progress(summary.samples + len(summary.skipped), total, writer.bytes_written)
     table = writer.manifest.table
-    summary.shards, summary.bytes = len(table), int(table.bytes.sum())
+    summary.shards, summary.bytes = len(table), int(table.nbytes.sum())
     summary.fingerprint = writer.manifest.fingerprint
     summary.seconds = time.monotonic() - begin
     return summary

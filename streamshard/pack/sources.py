@@ -39,9 +39,15 @@ ImageFormat = Literal["jpg", "png", "webp", "npy"]
 class Source(Protocol):
     """What `pack` asks of a source."""
 
-    classes: Sequence[str] | None
-    codecs: Mapping[str, Codec]
     notes: list[str]
+
+    @property
+    def classes(self) -> Sequence[str] | None:
+        """Class names by `cls`, or None."""
+
+    @property
+    def codecs(self) -> Mapping[str, Codec]:
+        """Codecs by part, where the suffix's own is not wanted."""
 
     def inputs(self) -> Iterable[Any]:
         """The inputs in the order in which they are packed; sized where that is known."""

@@ -187,7 +187,7 @@ class ShardWriter:
             raise PackError(f"key {key!r} is there twice; keys are unique over a dataset")
         self._hashes = np.sort(np.concatenate([self._hashes, hashes]))
         self._shards.append(self._open.finish())
-        self._finished_bytes += self._shards[-1].bytes
+        self._finished_bytes += self._shards[-1].nbytes
         self._open = None
 
 
@@ -204,7 +204,8 @@ def make_room(store: Store, *, overwrite: bool) -> None:
         return
     if not overwrite:
         raise UsageError(
-            f"{store.where} holds {found[0]} already; --overwrite (overwrite=True) replaces a dataset"
+            f"{store.where} holds {found[0]} already; "
+            "--overwrite (overwrite=True) replaces a dataset"
         )
     ours = [name for name in found if _SHARD_RULE.match(name)]
     sidecars = [f"{FOLDER}/{name}" for name in store.list(FOLDER)]

@@ -178,7 +178,8 @@ class Order:
         begin = window * size // windows
         length = (window + 1) * size // windows - begin
         key = key_of(_SAMPLES, self._rule.seed, self._epoch, lane, window)
-        return start + begin + permute(place - begin, length, key)
+        places: Ints = start + begin + permute(place - begin, length, key)
+        return places
 
 
 def sample_seeds(seed: int, epoch: int, positions: Ints) -> NDArray[np.uint64]:

@@ -68,14 +68,14 @@ class Shard(NamedTuple):
     Attributes:
         name: File name of the tar.
         samples: Samples in it.
-        bytes: Size of the tar.
+        nbytes: Size of the tar.
         sha256: Of the tar, 32 bytes.
         index_sha256: Of its index, 32 bytes.
     """
 
     name: str
     samples: int
-    bytes: int
+    nbytes: int
     sha256: bytes
     index_sha256: bytes
 
@@ -86,7 +86,7 @@ class ShardTable(Sequence[Shard]):
     Attributes:
         names: File names.
         samples: (shards,) int64.
-        bytes: (shards,) int64.
+        nbytes: (shards,) int64, size of each tar.
         sha256: (shards, 32) uint8, of each tar.
         index_sha256: (shards, 32) uint8, of each index.
     """
@@ -97,7 +97,7 @@ class ShardTable(Sequence[Shard]):
             cast("NDArray[np.int64]", arrays["name.ends"]),
         )
         self.samples = cast("NDArray[np.int64]", arrays["samples"])
-        self.bytes = cast("NDArray[np.int64]", arrays["bytes"])
+        self.nbytes = cast("NDArray[np.int64]", arrays["nbytes"])
         self.sha256 = cast("NDArray[np.uint8]", arrays["sha256"])
         self.index_sha256 = cast("NDArray[np.uint8]", arrays["index_sha256"])
 
@@ -106,15 +106,18 @@ class ShardTable(Sequence[Shard]):
         """Turn rows into columns."""
         names = columns.Strings.of([shard.name for shard in shards])
         digests = [
-            np.frombuffer(b"".join(shard[k] for shard in shards), np.uint8).reshape(-1, 32)
-            for k in (3, 4)
+            np.frombuffer(b"".join(column), np.uint8).reshape(-1, 32)
+            for column in (
+                [shard.sha256 for shard in shards],
+                [shard.index_sha256 for shard in shards],
+            )
         ]
         return cls(
             {
                 "name.data": names.data,
                 "name.ends": names.ends,
                 "samples": np.array([shard.samples for shard in shards], np.int64),
-                "bytes": np.array([shard.bytes for shard in shards], np.int64),
+                "nbytes": np.array([shard.nbytes for shard in shards], np.int64),
                 "sha256": digests[0],
                 "index_sha256": digests[1],
             }
@@ -127,7 +130,7 @@ class ShardTable(Sequence[Shard]):
                 "name.data": self.names.data,
                 "name.ends": self.names.ends,
                 "samples": self.samples,
-                "bytes": self.bytes,
+                "nbytes": self.nbytes,
                 "sha256": self.sha256,
                 "index_sha256": self.index_sha256,
             }
@@ -143,7 +146,7 @@ class ShardTable(Sequence[Shard]):
         return Shard(
             name,
             int(self.samples[number]),
-            int(self.bytes[number]),
+            int(self.nbytes[number]),
             self.sha256[number].tobytes(),
             self.index_sha256[number].tobytes(),
         )
@@ -203,7 +206,7 @@ class Manifest:
             "version": VERSION,
             "samples": len(self),
             "shards": len(self.table),
-            "bytes": int(self.table.bytes.sum()),
+            "bytes": int(self.table.nbytes.sum()),
             "parts": {name: dataclasses.asdict(part) for name, part in self.parts.items()},
             "classes": self.classes,
             "fingerprint": self.fingerprint,

@@ -11,7 +11,8 @@ from __future__ import annotations
 import re
 import tarfile
 from collections.abc import Iterator
-from typing import BinaryIO, NamedTuple
+from io import BufferedIOBase
+from typing import NamedTuple
 
 from streamshard.errors import DamagedError, UsageError
 
@@ -66,7 +67,7 @@ def header(name: str, size: int) -> bytes:
     block = bytearray(BLOCK)
     block[0 : len(name)] = name.encode("ascii")
     block[100:108] = b"0000644\0"  # mode
-    block[108:124] = b"0000000\00000000\0"  # uid, gid
+    block[108:124] = b"0000000\x00" * 2  # uid, gid
     block[124:136] = b"%011o\0" % size
     block[136:148] = b"00000000000\0"  # mtime
     block[148:156] = b" " * 8  # the checksum counts its own field as spaces
@@ -112,7 +113,7 @@ def split_name(name: str) -> tuple[str, str] | None:
     return (match[1], match[2].lower()) if match else None
 
 
-def scan(file: BinaryIO, size: int, where: str) -> Iterator[Member]:
+def scan(file: BufferedIOBase, size: int, where: str) -> Iterator[Member]:
     """Yield the regular files of an uncompressed tar in order.
 
     Args:
@@ -154,7 +155,7 @@ def scan(file: BinaryIO, size: int, where: str) -> Iterator[Member]:
         begin, long_name, long_size = position, None, None
 
 
-def _read_header(file: BinaryIO, position: int, where: str) -> tarfile.TarInfo | None:
+def _read_header(file: BufferedIOBase, position: int, where: str) -> tarfile.TarInfo | None:
     """The header block at `position`, or None at the two zero blocks that close the tar."""
     file.seek(position)
     block = file.read(BLOCK)
@@ -175,7 +176,7 @@ def _read_header(file: BinaryIO, position: int, where: str) -> tarfile.TarInfo |
 
 
 def _read_extension(
-    file: BinaryIO, info: tarfile.TarInfo, data: int, where: str
+    file: BufferedIOBase, info: tarfile.TarInfo, data: int, where: str
 ) -> tuple[str | None, int | None]:
     """Name and size that a PAX or GNU long-name extension gives to the next member."""
     file.seek(data)

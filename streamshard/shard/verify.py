@@ -6,13 +6,13 @@ import hashlib
 import os
 import zlib
 from collections.abc import Callable, Iterator
-from typing import BinaryIO, Protocol
+from io import BufferedIOBase
+from typing import Protocol
 
 from streamshard.errors import DamagedError, StoreError
 from streamshard.shard import tar
 from streamshard.shard.index import MISSING, Index
 from streamshard.shard.manifest import Manifest, Part, Shard, Source, read_index
-
 
 Progress = Callable[[int, int | None, int], None]
 
@@ -22,7 +22,7 @@ class Files(Source, Protocol):
 
     where: str
 
-    def stream(self, name: str) -> BinaryIO:
+    def stream(self, name: str) -> BufferedIOBase:
         """Open for reading, seekable."""
 
 
@@ -47,7 +47,7 @@ def find_damage(
             yield from _shard_damage(tars, shard, index, manifest)
         except (DamagedError, StoreError) as error:
             yield str(error)
-        samples, bytes_done = samples + shard.samples, bytes_done + shard.bytes
+        samples, bytes_done = samples + shard.samples, bytes_done + shard.nbytes
         if progress:
             progress(samples, len(manifest), bytes_done)
 
@@ -57,8 +57,8 @@ def _shard_damage(tars: Files, shard: Shard, index: Index, manifest: Manifest) -
     with tars.stream(shard.name) as file:
         digest = hashlib.file_digest(file, "sha256").digest()
         size = file.seek(0, os.SEEK_END)
-        if size != shard.bytes:
-            yield f"{where}: {size} bytes, the manifest says {shard.bytes}"
+        if size != shard.nbytes:
+            yield f"{where}: {size} bytes, the manifest says {shard.nbytes}"
         if len(index) != shard.samples:
             yield f"{where}: {len(index)} samples in the index, the manifest says {shard.samples}"
         found = []
@@ -72,7 +72,7 @@ def _shard_damage(tars: Files, shard: Shard, index: Index, manifest: Manifest) -
 
 
 def part_damage(
-    file: BinaryIO, size: int, index: Index, name: str, part: Part, where: str
+    file: BufferedIOBase, size: int, index: Index, name: str, part: Part, where: str
 ) -> Iterator[str]:
     """What is wrong with one part of the samples of a shard, one line a finding."""
     offsets, sizes, crcs = (column.tolist() for column in index.extent(name))
@@ -92,7 +92,7 @@ def part_damage(
             yield f"{place}: crc32 differs; the data were changed after packing"
 
 
-def _structure_damage(file: BinaryIO, size: int, where: str) -> Iterator[str]:
+def _structure_damage(file: BufferedIOBase, size: int, where: str) -> Iterator[str]:
     try:
         for _ in tar.scan(file, size, where):
             pass

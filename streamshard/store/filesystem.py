@@ -12,6 +12,7 @@ import os
 import re
 import tempfile
 from collections.abc import Iterator, Mapping
+from io import BufferedIOBase
 from pathlib import Path
 from typing import Any, BinaryIO, Protocol, cast
 from urllib.parse import urlsplit, urlunsplit
@@ -68,7 +69,7 @@ class Store(Protocol):
     def map(self, name: str) -> NDArray[np.uint8]:
         """A whole file, (bytes,) uint8: memory-mapped where it is local, fetched elsewhere."""
 
-    def stream(self, name: str) -> BinaryIO:
+    def stream(self, name: str) -> BufferedIOBase:
         """Open for reading from front to back, seekable."""
 
     def exists(self, name: str) -> bool:
@@ -159,7 +160,7 @@ class LocalStore:
         finally:
             file.close()
 
-    def stream(self, name: str) -> BinaryIO:
+    def stream(self, name: str) -> BufferedIOBase:
         """See `Store`."""
         with _translated(f"{self.where}/{name}"):
             return (self._root / name).open("rb")
@@ -293,10 +294,10 @@ class RemoteStore:
         with _translated(f"{self.where}/{name}"):
             return np.frombuffer(self._connect().cat_file(self._path(name)), np.uint8)
 
-    def stream(self, name: str) -> BinaryIO:
+    def stream(self, name: str) -> BufferedIOBase:
         """See `Store`."""
         with _translated(f"{self.where}/{name}"):
-            file: BinaryIO = self._connect().open(self._path(name), "rb")
+            file: BufferedIOBase = self._connect().open(self._path(name), "rb")
             return file
 
     def exists(self, name: str) -> bool:

@@ -25,12 +25,14 @@ class _OnBlock:
 
     def pin_memory(self) -> Self:
         """The same batch in pinned memory, by one call for all its tensors."""
-        return _on(type(self), Block(self.block.memory.pin_memory(), self.block.layout))
+        batch: Self = _on(type(self), Block(self.block.memory.pin_memory(), self.block.layout))
+        return batch
 
     def to(self, device: torch.device | str, non_blocking: bool = False) -> Self:
         """The same batch on a device, by one copy for all its tensors."""
         memory = self.block.memory.to(device, non_blocking=non_blocking)
-        return _on(type(self), self.block, memory)
+        batch: Self = _on(type(self), self.block, memory)
+        return batch
 
     def __reduce__(self) -> tuple[Callable[..., Any], tuple[Any, ...]]:
         return _on, (type(self), self.block, self._device_memory)

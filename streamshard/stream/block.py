@@ -165,7 +165,7 @@ class BlockBuilder:
         self.column(name, kind, [data, self.array(f"{name}/ends", ends)])
 
     def objects(self, name: str, values: Sequence[Any]) -> None:
-        """Add a part that is a list of Python objects, pickled from one of our processes to ours."""
+        """Add a part that is a list of Python objects, pickled here and unpickled by our own."""
         data = pickle.dumps(list(values), pickle.HIGHEST_PROTOCOL)
         self.column(name, "object", [self.piece(name, torch.uint8, (len(data),), [data])])
 
@@ -216,6 +216,14 @@ class Block:
         memory = self.memory if device_memory is None else device_memory
         entry = self.layout.entries[number]
         dtype: torch.dtype = getattr(torch, entry.dtype)
-        return torch.empty(0, dtype=dtype, device=memory.device).set_(
-            memory.untyped_storage(), entry.offset // dtype.itemsize, entry.shape
-        )
+        return tensor_on(memory.untyped_storage(), dtype, entry.offset, entry.shape)
+
+
+def tensor_on(
+    storage: torch.UntypedStorage, dtype: torch.dtype, offset: int, shape: Sequence[int]
+) -> torch.Tensor:
+    """A contiguous tensor on a storage, `offset` bytes from its start."""
+    strides = [math.prod(shape[axis + 1 :]) for axis in range(len(shape))]
+    tensor = torch.empty(0, dtype=dtype, device=storage.device)
+    tensor.set_(storage, offset // dtype.itemsize, shape, strides)
+    return tensor

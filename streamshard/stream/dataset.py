@@ -19,9 +19,9 @@ from streamshard.errors import SampleError, UsageError
 from streamshard.plan.cursor import Cursor
 from streamshard.plan.order import Ints, Order, OrderRule, Shuffle
 from streamshard.plan.share import Share, Step, Tail, World
-from streamshard.stream.assemble import Assembler, Decoder, OnError, Parts, Rows, Transform
+from streamshard.stream.assemble import Assembler, Decoder, OnError, Rows, Transform
 from streamshard.stream.batch import batch_of
-from streamshard.stream.block import Allocate, Block
+from streamshard.stream.block import Allocate, Block, tensor_on
 from streamshard.stream.reader import Shards
 
 _LOOK_AHEAD = 4096  # positions resolved at once, so that numpy's price per call is shared
@@ -133,7 +133,7 @@ class ShardDataset(IterableDataset[Any]):
             seed=seed,
         )
         # In shared memory, so that workers that live on from epoch to epoch see the change.
-        self._epoch = torch.zeros(1, dtype=torch.int64).share_memory_()
+        self._epoch = torch.zeros(1, dtype=torch.int64).share_memory_()  # type: ignore[no-untyped-call]
         Share(len(self.shards), 0, World(), batch_size, tail)  # checks the arguments
         self._rule(World())
 
@@ -176,7 +176,7 @@ class ShardDataset(IterableDataset[Any]):
         self._epoch[0] = epoch
 
     def __iter__(self) -> Iterator[Any]:
-        """Batches of this rank, and in a worker of that worker: steps w, w + n, w + 2n, …"""
+        """Batches of this rank, and in a worker of that worker: every n-th step from the w-th."""
         _refuse_collation()
         info = get_worker_info()
         worker, workers = (info.id, info.num_workers) if info else (0, 1)
@@ -312,8 +312,8 @@ def _plain(nbytes: int) -> torch.Tensor:
 
 def _shared(nbytes: int) -> torch.Tensor:
     """Memory that a DataLoader's worker can hand over without a copy."""
-    storage = torch.UntypedStorage._new_shared(max(nbytes, 1))
-    return torch.empty(0, dtype=torch.uint8).set_(storage, 0, (nbytes,))  # type: ignore[call-overload]
+    storage = torch.UntypedStorage._new_shared(max(nbytes, 1))  # type: ignore[no-untyped-call]
+    return tensor_on(storage, torch.uint8, 0, (nbytes,))
 
 
 def _refuse_collation() -> None:

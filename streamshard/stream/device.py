@@ -42,7 +42,7 @@ def _overlapped(
     blocks: Iterator[tuple[Block, Tag]], device: torch.device
 ) -> Iterator[tuple[Any, Tag]]:
     """One copy ahead, on a side stream."""
-    side = torch.cuda.Stream(device)
+    side = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
     ahead: tuple[Block, torch.Tensor, torch.cuda.Event, Tag] | None = None
     for block, tag in blocks:
         started = (*_copy(block, device, side), tag)
@@ -60,7 +60,7 @@ def _copy(
     pinned = Block(block.memory.pin_memory(), block.layout)
     with torch.cuda.stream(side):
         memory = pinned.memory.to(device, non_blocking=True)
-        event = torch.cuda.Event()
+        event = torch.cuda.Event()  # type: ignore[no-untyped-call]
         event.record(side)
     return pinned, memory, event
 

@@ -68,7 +68,7 @@ class StreamLoader:
         self._device = None if device is None else torch.device(device)
         self._current: Cursor | None = None
         self._pool: WorkerPool | None = None
-        self._close_pool: weakref.finalize[[], WorkerPool] | None = None
+        self._close_pool: weakref.finalize[[], StreamLoader] | None = None
         self._workers_are_at: Cursor | None = None  # the pass that they begin by themselves
         self._is_broken_off = False  # inside a pass, which another iter() would leave
         self._pass = 0

@@ -191,11 +191,11 @@ class Shards:
         shard = self.manifest.table[number]
         index = Index(read_index(self._sidecars, shard, self._sidecars.where), shard.name)
         file = self._store.open(shard.name)
-        if file.size != shard.bytes:
-            what = "truncated" if file.size < shard.bytes else "longer than it was"
+        if file.size != shard.nbytes:
+            what = "truncated" if file.size < shard.nbytes else "longer than it was"
             raise DamagedError(
                 f"{self.where}/{shard.name}: {what}: {file.size} bytes, "
-                f"the manifest says {shard.bytes}"
+                f"the manifest says {shard.nbytes}"
             )
         opened = self._open[number] = _Open(shard, index, file)
         while len(self._open) > _OPEN_SHARDS:

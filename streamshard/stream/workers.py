@@ -9,6 +9,7 @@ memory that the kernel frees with its last user, so a kill leaves nothing behind
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import mmap
 import multiprocessing
@@ -18,12 +19,12 @@ import select
 import signal
 import threading
 import traceback
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
 from multiprocessing.context import BaseContext
 from multiprocessing.process import BaseProcess
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 import numpy as np
 import torch
@@ -32,7 +33,7 @@ from streamshard import errors
 from streamshard.errors import StreamshardError, WorkerError
 from streamshard.plan.cursor import Cursor
 from streamshard.plan.share import World
-from streamshard.stream.block import Block
+from streamshard.stream.block import Block, tensor_on
 from streamshard.stream.dataset import ShardDataset
 
 _MESSAGE_BYTES = 3500  # of an error's text: with its frame still under PIPE_BUF
@@ -129,10 +130,9 @@ def _work(job: Job, connection: Connection) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the trainer's; it ends its workers
     _exit_with(job.parent)
     torch.set_num_threads(1)
-    try:
+    # These mean that the trainer is done with us.
+    with contextlib.suppress(EOFError, BrokenPipeError, ConnectionResetError):
         _Worker(job, connection).run()
-    except (EOFError, BrokenPipeError, ConnectionResetError):
-        pass  # the trainer is done with us
 
 
 def _exit_with(parent: int) -> None:
@@ -335,9 +335,12 @@ class WorkerPool:
         handle = self._handles[worker]
         path = f"/proc/{handle.process.pid}/fd/{message.descriptor}"
         total = message.nbytes + message.layout_bytes
-        storage = torch.UntypedStorage.from_file(path, shared=True, nbytes=total)
+        storage = cast(
+            "torch.UntypedStorage",
+            torch.UntypedStorage.from_file(path, shared=True, nbytes=total),
+        )
         handle.send(Taken(message.descriptor))
-        whole = torch.empty(0, dtype=torch.uint8).set_(storage, 0, (total,))  # type: ignore[call-overload]
+        whole = tensor_on(storage, torch.uint8, 0, (total,))
         layout = pickle.loads(whole[message.nbytes :].numpy().tobytes())  # our own worker's
         return Block(whole[: message.nbytes], layout)
 
