@@ -22,8 +22,8 @@ _HOMES = {
     "errors": "streamshard.errors",
     "index_tars": "streamshard.pack.index",
     "open": "streamshard.stream.reader",
-    "pack_graphs": "streamshard.pack.job",
-    "pack_images": "streamshard.pack.job",
+    "pack_graphs": "streamshard.pack.graphs",
+    "pack_images": "streamshard.pack.images",
 }
 
 __all__ = [
@@ -45,8 +45,9 @@ __all__ = [
 if TYPE_CHECKING:
     from streamshard import errors
     from streamshard.codec.crop import CenterCrop, RandomResizedCrop, Resize
+    from streamshard.pack.graphs import pack_graphs
+    from streamshard.pack.images import pack_images
     from streamshard.pack.index import index_tars
-    from streamshard.pack.job import pack_graphs, pack_images
     from streamshard.pack.writer import ShardWriter
     from streamshard.plan.share import World
     from streamshard.stream.batch import Batch

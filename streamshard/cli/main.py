@@ -86,10 +86,10 @@ def pack_images(
     as_json: AsJson = False,
 ) -> None:
     """Pack a folder of images; they keep their bytes unless something else is asked for."""
-    from streamshard.pack import job
+    from streamshard.pack import images
 
     with progress("packing images") as report:
-        summary = job.pack_images(
+        summary = images.pack_images(
             source,
             destination,
             shard_size=shard_size,
@@ -123,10 +123,10 @@ def pack_graphs(
     as_json: AsJson = False,
 ) -> None:
     """Pack PyG graphs; SPEC names a callable that returns an iterable of Data."""
-    from streamshard.pack import job
+    from streamshard.pack import graphs
 
     with progress("packing graphs") as report:
-        summary = job.pack_graphs(
+        summary = graphs.pack_graphs(
             source,
             destination,
             shard_size=shard_size,

@@ -20,7 +20,8 @@ from streamshard.pack.writer import write_manifest
 from streamshard.shard import tar
 from streamshard.shard.index import Cell, IndexBuilder
 from streamshard.shard.manifest import HEAD, Manifest, Part, Shard, ShardTable, index_name
-from streamshard.store.filesystem import Store, open_store
+from streamshard.store.base import Store
+from streamshard.store.filesystem import open_store
 
 # What the index keeps of these is needed to read them; of the others it is good to know.
 _NEEDED_FACTS = ("int", "graph")

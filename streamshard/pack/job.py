@@ -9,30 +9,17 @@ from __future__ import annotations
 import os
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sized
+from collections.abc import Callable, Iterable, Iterator, Sized
 from concurrent.futures import Executor, Future, ProcessPoolExecutor
 from dataclasses import dataclass, field
 from multiprocessing import get_context
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 from streamshard.codec.base import Packed
 from streamshard.errors import SampleError, UsageError
 from streamshard.pack.encode import Encoder
-from streamshard.pack.sources import (
-    Graphs,
-    ImageFolder,
-    ImageFormat,
-    ImageLoader,
-    Keys,
-    Sample,
-    Source,
-    chunks,
-    graphs_of,
-)
+from streamshard.pack.sources import Sample, Source, chunks
 from streamshard.pack.writer import ShardWriter
-
-if TYPE_CHECKING:
-    from torch_geometric.data import Data
 
 _CHUNK = 32  # inputs that travel to a worker together
 _AHEAD = 2  # chunks in flight for each worker, which bounds the memory
@@ -162,126 +149,3 @@ def _encoded(
     finally:
         if own:
             own.shutdown(cancel_futures=True)
-
-
-def pack_images(
-    source: str | os.PathLike[str],
-    destination: str | os.PathLike[str],
-    *,
-    shard_size: int | str = "256MB",
-    resize: int | None = None,
-    format: ImageFormat | None = None,
-    quality: int = 90,
-    shuffle: bool = True,
-    seed: int = 0,
-    keys: Keys = "path",
-    on_error: OnError = "raise",
-    overwrite: bool = False,
-    workers: int | None = None,
-    executor: Executor | None = None,
-    storage_options: Mapping[str, Any] | None = None,
-    progress: Progress | None = None,
-) -> Summary:
-    """Pack a folder of images, one folder for each class or flat, into shards.
-
-    Args:
-        source: The folder. Parts: the images' suffix (`jpg`, `png`, …) and, with class folders,
-            `cls`, the number of the class.
-        destination: Folder or URL; it must hold nothing yet.
-        shard_size: Bytes of a shard, a number or such as "256MB" (decimal).
-        resize: Pixels of the shorter side; by default images keep their bytes.
-        format: jpg, png, webp or npy, a uint8 array (3, height, width).
-        quality: Of jpg and webp, 1 to 100, where images are encoded.
-        shuffle: Pack in random order; a folder is sorted by class, and a stream mixes only what
-            lies near.
-        seed: Of that order.
-        keys: "path" or "number".
-        on_error: "raise", or "skip" to leave out what can't be read.
-        overwrite: Replace the dataset that lies there.
-        workers: Processes; by default all cores where images are encoded, none where they are not.
-        executor: Use this `concurrent.futures` executor instead.
-        storage_options: For fsspec.
-        progress: Called with samples done, samples in all, and bytes done.
-
-    Returns:
-        What was done.
-
-    Raises:
-        PackError: The folder can't be packed as asked.
-        SampleError: An image can't be read, and `on_error` is "raise".
-        UsageError: The destination is not empty, or an argument breaks its rule.
-    """
-    if keys not in ("path", "number"):
-        raise UsageError(f'keys is {keys!r}; it must be "path" or "number"')
-    if format not in (None, "jpg", "png", "webp", "npy"):
-        raise UsageError(f"format is {format!r}; it must be jpg, png, webp or npy")
-    if not 1 <= quality <= 100 or (resize is not None and resize < 1):
-        raise UsageError(f"quality {quality} must be 1 to 100, resize {resize} at least 1 pixel")
-    folder = ImageFolder(
-        os.fspath(source),
-        keys=keys,
-        seed=seed if shuffle else None,
-        loader=ImageLoader(format, resize, quality),
-    )
-    writer = ShardWriter(
-        os.fspath(destination),
-        shard_size=shard_size,
-        classes=folder.classes,
-        overwrite=overwrite,
-        storage_options=storage_options,
-    )
-    return pack(
-        folder, writer, workers=workers, executor=executor, on_error=on_error, progress=progress
-    )
-
-
-def pack_graphs(
-    source: str | Iterable[Data],
-    destination: str | os.PathLike[str],
-    *,
-    shard_size: int | str = "64MB",
-    shuffle: bool = True,
-    seed: int = 0,
-    allow_empty: bool = False,
-    allow_nan: bool = False,
-    on_error: OnError = "raise",
-    overwrite: bool = False,
-    storage_options: Mapping[str, Any] | None = None,
-    progress: Progress | None = None,
-) -> Summary:
-    """Pack graphs into shards, each as one part `graph`; keys are their numbers.
-
-    Args:
-        source: An iterable of PyG `Data`, or `module:callable` or `file.py:callable` of one.
-        destination: Folder or URL; it must hold nothing yet.
-        shard_size: Bytes of a shard, a number or such as "64MB" (decimal).
-        shuffle: Pack in random order, where the source has a length and can be indexed.
-        seed: Of that order.
-        allow_empty: Take graphs without nodes.
-        allow_nan: Take NaN and infinity in fields.
-        on_error: "raise", or "skip" to leave out what can't be packed.
-        overwrite: Replace the dataset that lies there.
-        storage_options: For fsspec.
-        progress: Called with samples done, samples in all, and bytes done.
-
-    Returns:
-        What was done.
-
-    Raises:
-        SampleError: A graph can't be packed, and `on_error` is "raise"; named by its number.
-        UsageError: The destination is not empty, or an argument breaks its rule.
-    """
-    graphs = Graphs(
-        graphs_of(source) if isinstance(source, str) else source,
-        seed=seed if shuffle else None,
-        allow_empty=allow_empty,
-        allow_nan=allow_nan,
-    )
-    writer = ShardWriter(
-        os.fspath(destination),
-        shard_size=shard_size,
-        codecs=graphs.codecs,
-        overwrite=overwrite,
-        storage_options=storage_options,
-    )
-    return pack(graphs, writer, on_error=on_error, progress=progress)

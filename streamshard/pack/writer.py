@@ -20,7 +20,8 @@ from streamshard.pack.encode import Encoder
 from streamshard.shard import tar
 from streamshard.shard.index import Cell, IndexBuilder
 from streamshard.shard.manifest import FOLDER, HEAD, Manifest, Part, Shard, ShardTable, index_name
-from streamshard.store.filesystem import Store, open_store
+from streamshard.store.base import Store
+from streamshard.store.filesystem import open_store
 
 _SHARD_RULE = re.compile(r"^shard-\d{6,}\.tar$|^\.shard-\d{6,}\.tar\.\d+\.tmp$")
 _UNITS = {"": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12}

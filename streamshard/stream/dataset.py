@@ -19,9 +19,10 @@ from streamshard.errors import SampleError, UsageError
 from streamshard.plan.cursor import Cursor
 from streamshard.plan.order import Ints, Order, OrderRule, Shuffle
 from streamshard.plan.share import Share, Step, Tail, World
-from streamshard.stream.assemble import Assembler, Decoder, OnError, Rows, Transform
+from streamshard.stream.assemble import Assembler, OnError, Rows, Transform
 from streamshard.stream.batch import batch_of
 from streamshard.stream.block import Allocate, Block, tensor_on
+from streamshard.stream.parts import Decoder
 from streamshard.stream.reader import Shards
 
 _LOOK_AHEAD = 4096  # positions resolved at once, so that numpy's price per call is shared

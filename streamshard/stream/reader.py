@@ -19,7 +19,8 @@ from streamshard.shard import tar
 from streamshard.shard.index import MISSING, Extent, Index
 from streamshard.shard.manifest import HEAD, Manifest, Part, Shard, read_index, read_manifest
 from streamshard.shard.verify import Progress, find_damage, part_damage
-from streamshard.store.filesystem import File, Store, open_store
+from streamshard.store.base import File, Store
+from streamshard.store.filesystem import open_store
 
 _OPEN_SHARDS = 32  # per process; a pass touches few at a time, and descriptors are few too
 

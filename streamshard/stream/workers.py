@@ -1,232 +1,30 @@
-"""Processes that make steps by themselves and hand over blocks.
-
-A worker is told where a pass begins and which step is its first; it makes every n-th step, goes on
-into the next epoch when the pass is done, and stops when as many blocks as it may have in flight
-wait to be taken. Messages stay under 4,096 bytes (PIPE_BUF), so that a worker that is killed never
-leaves half of one in the pipe; everything else travels in the block. Blocks are memfds: nameless
-memory that the kernel frees with its last user, so a kill leaves nothing behind.
-"""
+"""The workers of one rank: started, told where to begin, replaced when they die, ended."""
 
 from __future__ import annotations
 
-import contextlib
 import logging
-import mmap
 import multiprocessing
 import os
 import pickle
-import select
 import signal
-import threading
-import traceback
-from collections.abc import Iterator
-from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
 from multiprocessing.context import BaseContext
 from multiprocessing.process import BaseProcess
-from typing import NamedTuple, cast
+from typing import cast
 
-import numpy as np
 import torch
 
 from streamshard import errors
-from streamshard.errors import StreamshardError, WorkerError
+from streamshard.errors import WorkerError
 from streamshard.plan.cursor import Cursor
 from streamshard.plan.share import World
 from streamshard.stream.block import Block, tensor_on
 from streamshard.stream.dataset import ShardDataset
+from streamshard.stream.worker import Failed, Job, Made, Start, Taken, work
 
-_MESSAGE_BYTES = 3500  # of an error's text: with its frame still under PIPE_BUF
 _JOIN_SECONDS = 5.0
 
 logger = logging.getLogger("streamshard")
-
-
-class Start(NamedTuple):
-    """The order to begin: `generation` tells what came before it from what comes after.
-
-    Attributes:
-        generation: Counts the orders of a pool.
-        cursor: Where the pass begins.
-        step: The worker's first step of the pass.
-    """
-
-    generation: int
-    cursor: Cursor
-    step: int
-
-
-class Taken(NamedTuple):
-    """The note that a block was taken: its descriptor can be closed, another may be made.
-
-    Attributes:
-        descriptor: The worker's number for the memfd.
-    """
-
-    descriptor: int
-
-
-class Made(NamedTuple):
-    """A block that waits to be taken.
-
-    Attributes:
-        generation: Of the order that it belongs to.
-        epoch: Of the step.
-        step: Of the pass.
-        descriptor: The worker's number for the memfd: the block, then its pickled layout.
-        nbytes: Of the block.
-        layout_bytes: Of the layout.
-    """
-
-    generation: int
-    epoch: int
-    step: int
-    descriptor: int
-    nbytes: int
-    layout_bytes: int
-
-
-class Failed(NamedTuple):
-    """A step that could not be made.
-
-    Attributes:
-        generation: Of the order that it belongs to.
-        epoch: Of the step.
-        step: Of the pass.
-        kind: The exception's class, by its name in `streamshard.errors`.
-        message: What it says, cut to fit.
-    """
-
-    generation: int
-    epoch: int
-    step: int
-    kind: str
-    message: str
-
-
-@dataclass(frozen=True)
-class Job:
-    """What a worker is.
-
-    Attributes:
-        number: 0 <= number < workers.
-        workers: How many there are on this rank.
-        dataset: What to make batches of.
-        world: This rank and the number of ranks.
-        in_flight: Blocks that may wait to be taken.
-        parent: Process id of the trainer.
-    """
-
-    number: int
-    workers: int
-    dataset: ShardDataset
-    world: World
-    in_flight: int
-    parent: int
-
-
-def _work(job: Job, connection: Connection) -> None:
-    """The main function of a worker process."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the trainer's; it ends its workers
-    _exit_with(job.parent)
-    torch.set_num_threads(1)
-    # These mean that the trainer is done with us.
-    with contextlib.suppress(EOFError, BrokenPipeError, ConnectionResetError):
-        _Worker(job, connection).run()
-
-
-def _exit_with(parent: int) -> None:
-    """End this process as soon as the trainer ends, even when it is stuck in a read."""
-    try:
-        descriptor = os.pidfd_open(parent)
-    except OSError:
-        os._exit(1)  # it ended before we could watch it
-
-    def watch() -> None:
-        select.select([descriptor], [], [])
-        os._exit(1)
-
-    threading.Thread(target=watch, daemon=True, name="streamshard-watchdog").start()
-
-
-class _Worker:
-    """One worker: takes orders, makes steps, remembers which blocks are not yet taken."""
-
-    def __init__(self, job: Job, connection: Connection) -> None:
-        self._job, self._connection = job, connection
-        self._waiting: set[int] = set()  # descriptors
-        self._start: Start | None = None
-        self._descriptor = -1
-
-    def run(self) -> None:
-        """Serve until the connection closes."""
-        while True:
-            while self._start is None:
-                self._listen()
-            start, self._start = self._start, None
-            self._serve(start)
-
-    def _listen(self) -> None:
-        """Take one message; a new order stands until it is begun."""
-        message = self._connection.recv()
-        if isinstance(message, Taken):
-            self._waiting.discard(message.descriptor)
-            os.close(message.descriptor)
-        else:
-            self._start = message
-
-    def _serve(self, start: Start) -> None:
-        """Make steps, epoch after epoch, until there is another order or a step fails."""
-        job, cursor, first = self._job, start.cursor, start.step
-        while True:
-            steps = job.dataset.share(cursor.position, job.world).steps
-            numbers = range(first, steps, job.workers)
-            blocks = job.dataset.make(cursor, job.world, numbers, self._allocate)
-            for number in numbers:
-                while len(self._waiting) >= job.in_flight or self._connection.poll():
-                    self._listen()
-                    if self._start:
-                        return
-                if not self._hand_over(blocks, start.generation, cursor.epoch, number):
-                    return
-            cursor = job.dataset.first_cursor(job.world, cursor.epoch + 1)
-            first = job.number
-
-    def _hand_over(self, blocks: Iterator[Block], generation: int, epoch: int, number: int) -> bool:
-        """Make the next step; whether it could be made."""
-        try:
-            block = next(blocks)
-        except Exception as error:
-            kind, message = _described(error)
-            self._connection.send(Failed(generation, epoch, number, kind, message))
-            return False
-        layout = pickle.dumps(block.layout, pickle.HIGHEST_PROTOCOL)
-        os.pwrite(self._descriptor, layout, block.layout.nbytes)
-        self._waiting.add(self._descriptor)
-        self._connection.send(
-            Made(generation, epoch, number, self._descriptor, block.layout.nbytes, len(layout))
-        )
-        return True
-
-    def _allocate(self, nbytes: int) -> torch.Tensor:
-        """Fresh shared memory for one block; the layout will be written behind it."""
-        self._descriptor = os.memfd_create("streamshard-block")
-        os.ftruncate(self._descriptor, nbytes)
-        if nbytes == 0:
-            return torch.empty(0, dtype=torch.uint8)
-        shared = mmap.mmap(self._descriptor, nbytes)
-        return torch.from_numpy(np.frombuffer(shared, np.uint8))
-
-
-def _described(error: Exception) -> tuple[str, str]:
-    """An exception as it crosses the pipe; one that is not ours brings its traceback."""
-    if isinstance(error, StreamshardError):
-        text = str(error)
-        if error.__cause__ is not None:
-            text += "\n" + "".join(traceback.format_exception(error.__cause__))
-        return type(error).__name__, text.strip()[:_MESSAGE_BYTES]
-    text = "".join(traceback.format_exception(error)).strip()
-    return WorkerError.__name__, text[-_MESSAGE_BYTES:]
 
 
 class _Handle:
@@ -367,7 +165,7 @@ class WorkerPool:
     def _launch(self, job: Job) -> _Handle:
         ours, theirs = self._context.Pipe()
         process = self._context.Process(  # type: ignore[attr-defined]
-            target=_work, args=(job, theirs), daemon=True, name=f"streamshard-{job.number}"
+            target=work, args=(job, theirs), daemon=True, name=f"streamshard-{job.number}"
         )
         process.start()
         # Ours to close: while anybody else holds it, a dead worker never reads as end of file.

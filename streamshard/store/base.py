@@ -1,0 +1,109 @@
+"""What every store and file is, and foreign errors turned into ours.
+
+Nothing that may be a secret (user, password, query of a URL, storage options) gets into a message.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+from collections.abc import Iterator
+from io import BufferedIOBase
+from typing import BinaryIO, Protocol
+from urllib.parse import urlsplit, urlunsplit
+
+import numpy as np
+from numpy.typing import NDArray
+
+from streamshard.errors import NotFoundError, StoreError
+
+HAS_SCHEME = re.compile(r"^[A-Za-z][A-Za-z0-9+.-]*://")
+
+
+def redact(url: str) -> str:
+    """The URL without user, password, query and fragment.
+
+    >>> redact("https://me:secret@host/data?token=abc")
+    'https://host/data'
+    """
+    if not HAS_SCHEME.match(url):
+        return url
+    parts = urlsplit(url)
+    return urlunsplit((parts.scheme, parts.netloc.rpartition("@")[2], parts.path, "", ""))
+
+
+class File(Protocol):
+    """One open file, read at any offset.
+
+    Attributes:
+        size: Bytes.
+        local: Whether it lies on this machine, and not behind a network.
+    """
+
+    size: int
+    local: bool
+
+    def read(self, offset: int, length: int) -> bytes:
+        """Exactly these bytes, or an error."""
+
+    def map(self) -> NDArray[np.uint8] | None:
+        """The whole file as a memory map, (bytes,) uint8, or None where there is no such thing."""
+
+    def close(self) -> None:
+        """Give the file back. Maps stay valid."""
+
+
+class Store(Protocol):
+    """A folder of files by name; names are relative, with forward slashes."""
+
+    where: str
+
+    def open(self, name: str) -> File:
+        """Open for reading at any offset."""
+
+    def map(self, name: str) -> NDArray[np.uint8]:
+        """A whole file, (bytes,) uint8: memory-mapped where it is local, fetched elsewhere."""
+
+    def stream(self, name: str) -> BufferedIOBase:
+        """Open for reading from front to back, seekable."""
+
+    def exists(self, name: str) -> bool:
+        """Whether there is such a file."""
+
+    def list(self, folder: str = "") -> list[str]:
+        """The names of the files and folders in a folder, sorted; empty where there is none."""
+
+    def create(self, name: str) -> contextlib.AbstractContextManager[BinaryIO]:
+        """Write a file that appears whole, when the context is left without an error, or not."""
+
+    def remove(self, name: str) -> None:
+        """Remove a file."""
+
+
+@contextlib.contextmanager
+def translated(where: str) -> Iterator[None]:
+    """Turn foreign errors into ours, the most specific first."""
+    try:
+        yield
+    except FileNotFoundError:
+        raise NotFoundError(f"{where}: not found") from None
+    except PermissionError:
+        raise StoreError(f"{where}: permission denied (user {os.getuid()})") from None
+    except NotADirectoryError:
+        raise StoreError(f"{where}: a part of the path is a file, not a folder") from None
+    except IsADirectoryError:
+        raise StoreError(f"{where}: is a folder, not a file") from None
+    except OSError as error:
+        raise StoreError(f"{where}: {error.strerror or type(error).__name__}") from None
+
+
+@contextlib.contextmanager
+def full_disk_named(where: str) -> Iterator[None]:
+    """Translate errors of writing, which carry no file name, and let the caller's own pass."""
+    try:
+        yield
+    except OSError as error:
+        if error.filename is not None or error.errno is None:
+            raise
+        raise StoreError(f"{where}: {os.strerror(error.errno)}") from None
