@@ -93,7 +93,7 @@ class LocalFile:
     local = True
 
     def __init__(self, path: Path, where: str) -> None:
-        self._where = where
+        self._where, self._fd = where, -1
         with translated(where):
             self._fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
             self.size = os.fstat(self._fd).st_size
@@ -124,3 +124,6 @@ class LocalFile:
         if self._fd >= 0:
             os.close(self._fd)
             self._fd = -1
+
+    def __del__(self) -> None:
+        self.close()

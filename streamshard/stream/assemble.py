@@ -86,7 +86,6 @@ class Assembler:
         self._is_foreign = transform is not None or any(
             isinstance(reader, Called) for reader in self._readers.values()
         )
-        self._generator = torch.Generator()
 
     def make(self, rows: Rows, allocate: Allocate, *, with_mask: bool) -> Block:
         """The block of one step.
@@ -113,10 +112,13 @@ class Assembler:
         samples, kept, skipped = [], [], []
         seeds = sample_seeds(self._seed, rows.epoch, rows.positions).tolist()
         places = zip(rows.shards.tolist(), rows.rows.tolist(), seeds, strict=True)
+        # Not kept in self: pickled for a spawned worker, its state would be a tensor that is gone
+        # before the worker opens it.
+        generator = torch.Generator()
         with generators_kept(self._is_foreign):
             for number, (shard, row, seed) in enumerate(places):
                 try:
-                    samples.append(self._sample(Place(shard, row, seed, self._generator)))
+                    samples.append(self._sample(Place(shard, row, seed, generator)))
                     kept.append(number)
                 except (SampleError, DamagedError) as error:
                     if self._on_error == "raise":

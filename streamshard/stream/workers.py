@@ -126,17 +126,28 @@ class WorkerPool:
             elif isinstance(message, Failed):
                 raise getattr(errors, message.kind)(message.message)
             else:
-                return self._take(worker, message)
+                block = self._take(worker, message)
+                if block is not None:
+                    return block
+                self._replace(worker, step)
 
-    def _take(self, worker: int, message: Made) -> Block:
-        """Map a block into this process and give the worker its credit back."""
+    def _take(self, worker: int, message: Made) -> Block | None:
+        """Map a block into this process and give the worker its credit back.
+
+        Returns None where the worker ended with its message sent and the block not yet taken.
+        """
         handle = self._handles[worker]
         path = f"/proc/{handle.process.pid}/fd/{message.descriptor}"
         total = message.nbytes + message.layout_bytes
-        storage = cast(
-            "torch.UntypedStorage",
-            torch.UntypedStorage.from_file(path, shared=True, nbytes=total),
-        )
+        try:
+            storage = cast(
+                "torch.UntypedStorage",
+                torch.UntypedStorage.from_file(path, shared=True, nbytes=total),
+            )
+        except RuntimeError:
+            if wait([handle.process.sentinel], _JOIN_SECONDS):
+                return None
+            raise
         handle.send(Taken(message.descriptor))
         whole = tensor_on(storage, torch.uint8, 0, (total,))
         layout = pickle.loads(whole[message.nbytes :].numpy().tobytes())  # our own worker's

@@ -1,0 +1,45 @@
+"""What every test may rely on, and what none may leave behind."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+
+torch.set_num_threads(1)
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--slow", action="store_true", help="run the long forms of the laws too")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    for item in items:
+        if item.get_closest_marker("slow") and not config.getoption("--slow"):
+            item.add_marker(pytest.mark.skip(reason="the long form; --slow runs it"))
+        if item.get_closest_marker("gpu") and not torch.cuda.is_available():
+            item.add_marker(pytest.mark.skip(reason="no CUDA device"))
+
+
+@pytest.fixture(autouse=True)
+def nothing_left_behind() -> Iterator[None]:
+    """No test leaves a process or named shared memory."""
+    before = _shared_memory()
+    yield
+    children = multiprocessing.active_children()
+    for child in children:
+        child.kill()
+    assert not children, f"processes left: {children}"
+    assert _shared_memory() <= before, f"left in /dev/shm: {_shared_memory() - before}"
+
+
+def _shared_memory() -> set[str]:
+    folder = Path("/dev/shm")
+    if not folder.is_dir():
+        return set()
+    # torch's and multiprocessing's names; other programs may use the folder meanwhile
+    return {name for name in os.listdir(folder) if name.startswith(("torch_", "psm_", "sem."))}
