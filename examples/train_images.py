@@ -1,8 +1,8 @@
 """Train a small CNN on packed images; the same script for one process and for many.
 
-    python examples/train_images.py data/train data/test
-    torchrun --nproc-per-node 2 examples/train_images.py data/train data/test
-    python examples/train_images.py data/train data/test --resume        goes on where it stopped
+python examples/train_images.py data/train data/test
+torchrun --nproc-per-node 2 examples/train_images.py data/train data/test
+python examples/train_images.py data/train data/test --resume        goes on where it stopped
 """
 
 import argparse
@@ -28,17 +28,21 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--checkpoint", default="checkpoint.pt")
     parser.add_argument("--resume", action="store_true")
-    parser.add_argument("--stop-after", type=int, help="stop after so many steps, with a checkpoint")
+    parser.add_argument(
+        "--stop-after", type=int, help="stop after so many steps, with a checkpoint"
+    )
     return parser.parse_args()
 
 
-def set_up() -> tuple[torch.device, int]:
-    """This process's device and rank; joins the process group under torchrun."""
+def set_up() -> tuple[torch.device, int, int]:
+    """This process's device, rank and world size; joins the process group under torchrun."""
     cuda = torch.cuda.is_available()
     if "RANK" in os.environ:
         dist.init_process_group("nccl" if cuda else "gloo")
     device = torch.device(f"cuda:{os.environ.get('LOCAL_RANK', '0')}" if cuda else "cpu")
-    return device, dist.get_rank() if dist.is_initialized() else 0
+    if dist.is_initialized():
+        return device, dist.get_rank(), dist.get_world_size()
+    return device, 0, 1
 
 
 def make_loader(url: str, args: argparse.Namespace, device: torch.device, train: bool):
@@ -89,52 +93,53 @@ def accuracy(model: nn.Module, loader) -> float:
     return float(counts[0] / counts[1])
 
 
+def train_epoch(model, optimizer, loader, stop_after: int | None, done: int) -> tuple[int, float]:
+    """The rest of an epoch, or what is left to a stop; the steps taken and the last loss."""
+    steps, loss = 0, torch.zeros(())
+    for images, labels in loader:
+        loss = nn.functional.cross_entropy(model(as_input(images)), labels)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        steps += 1
+        if done + steps == stop_after:
+            break
+    return steps, loss.item()
+
+
 def main() -> None:
     args = parse()
-    device, rank = set_up()
+    device, rank, size = set_up()
+    say = print if rank == 0 else lambda *_: None
     torch.manual_seed(args.seed)
     train = make_loader(args.train, args, device, train=True)
     test = make_loader(args.test, args, device, train=False)
     model = make_model(len(train.dataset.classes)).to(device)
     optimizer = torch.optim.AdamW(model.parameters(), lr=args.lr)
 
+    things = {"model": model, "optimizer": optimizer, "loader": train}
     if args.resume:
         state = torch.load(args.checkpoint, weights_only=True)
-        model.load_state_dict(state["model"])
-        optimizer.load_state_dict(state["optimizer"])
-        train.load_state_dict(state["loader"])
-        if rank == 0:
-            print(f"resumed in epoch {train.epoch}, {train.steps_left} of {len(train)} steps left")
-    parallel = nn.parallel.DistributedDataParallel(model) if dist.is_initialized() else model
+        for name, thing in things.items():
+            thing.load_state_dict(state[name])
+        say(f"resumed in epoch {train.epoch}, {train.steps_left} of {len(train)} steps left")
+    parallel = nn.parallel.DistributedDataParallel(model) if size > 1 else model
 
-    def save() -> None:
-        if rank == 0:  # the loader's state is the same on all ranks
-            state = {"model": model.state_dict(), "optimizer": optimizer.state_dict()}
-            torch.save({**state, "loader": train.state_dict()}, args.checkpoint)
-
-    steps = 0
+    done = 0
     for epoch in range(train.epoch, args.epochs):
-        begin, samples = time.perf_counter(), 0
-        for images, labels in train:
-            loss = nn.functional.cross_entropy(parallel(as_input(images)), labels)
-            optimizer.zero_grad()
-            loss.backward()
-            optimizer.step()
-            samples, steps = samples + len(labels), steps + 1
-            if steps == args.stop_after:
-                save()
-                if rank == 0:
-                    print(f"stopped in epoch {epoch}, {train.steps_left} of {len(train)} left")
-                return
-        seconds = time.perf_counter() - begin
-        score = accuracy(model, test)
-        if rank == 0:
-            rate = samples * (dist.get_world_size() if dist.is_initialized() else 1) / seconds
-            print(
-                f"epoch {epoch}: loss {loss.item():.3f}, test accuracy {score:.1%}, "
-                f"{rate:,.0f} images/s"
+        begin = time.perf_counter()
+        steps, loss = train_epoch(parallel, optimizer, train, args.stop_after, done)
+        done += steps
+        rate = steps * args.batch_size * size / (time.perf_counter() - begin)
+        if rank == 0:  # the loader's state is the same on all ranks
+            torch.save(
+                {name: thing.state_dict() for name, thing in things.items()}, args.checkpoint
             )
-        save()
+        if done == args.stop_after:
+            say(f"stopped in epoch {epoch}, {train.steps_left} of {len(train)} steps left")
+            break
+        score = accuracy(model, test)
+        say(f"epoch {epoch}: loss {loss:.3f}, test accuracy {score:.1%}, {rate:,.0f} images/s")
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import multiprocessing
 import os
 from collections.abc import Iterator
@@ -30,6 +31,10 @@ def nothing_left_behind() -> Iterator[None]:
     """No test leaves a process or named shared memory."""
     before = _shared_memory()
     yield
+    gc.collect()  # iterators that a failed loop left in a traceback
+    children = multiprocessing.active_children()
+    for child in children:
+        child.join(5.0)
     children = multiprocessing.active_children()
     for child in children:
         child.kill()

@@ -102,6 +102,7 @@ def pack_images(
             on_error=on_error.value,
             overwrite=overwrite,
             workers=workers,
+            start_method="forkserver",  # the progress bar's thread would not survive a plain fork
             progress=report,
         )
     _print_summary(summary, destination, as_json=as_json)

@@ -200,6 +200,7 @@ def pack_images(
     overwrite: bool = False,
     workers: int | None = None,
     executor: Executor | None = None,
+    start_method: str | None = None,
     storage_options: Mapping[str, Any] | None = None,
     progress: Progress | None = None,
 ) -> Summary:
@@ -221,6 +222,7 @@ def pack_images(
         overwrite: Replace the dataset that lies there.
         workers: Processes; by default all cores where images are encoded, none where they are not.
         executor: Use this `concurrent.futures` executor instead.
+        start_method: Of those processes: fork, spawn or forkserver; the platform's default if None.
         storage_options: For fsspec.
         progress: Called with samples done, samples in all, and bytes done.
 
@@ -252,5 +254,11 @@ def pack_images(
         storage_options=storage_options,
     )
     return pack(
-        folder, writer, workers=workers, executor=executor, on_error=on_error, progress=progress
+        folder,
+        writer,
+        workers=workers,
+        executor=executor,
+        start_method=start_method,
+        on_error=on_error,
+        progress=progress,
     )

@@ -6,6 +6,7 @@ appended here, one after another, in the order of the source.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import time
 from collections import deque
@@ -74,6 +75,7 @@ def pack(
     *,
     workers: int | None = None,
     executor: Executor | None = None,
+    start_method: str | None = None,
     on_error: OnError = "raise",
     progress: Progress | None = None,
 ) -> Summary:
@@ -85,6 +87,7 @@ def pack(
         workers: Processes that load and encode; by default all cores where the source transforms
             samples, and this process alone where it only reads them.
         executor: Use this one instead.
+        start_method: Of those processes: fork, spawn or forkserver; the platform's default if None.
         on_error: "raise" ends at the first input that can't be packed, "skip" counts and lists it.
         progress: Called now and then.
 
@@ -98,8 +101,8 @@ def pack(
     inputs = source.inputs()
     total = len(inputs) if isinstance(inputs, Sized) else None
     encode = _EncodeChunk(source.load, Encoder(source.codecs))
-    with writer:
-        for result in _encoded(inputs, encode, _workers(source, workers), executor):
+    with _pool(executor, _workers(source, workers), start_method) as pool, writer:
+        for result in _encoded(inputs, encode, pool):
             try:
                 if isinstance(result, SampleError):
                     raise result
@@ -126,26 +129,34 @@ def _workers(source: Source, workers: int | None) -> int:
     return workers if source.portable else 0
 
 
+@contextlib.contextmanager
+def _pool(
+    executor: Executor | None, workers: int, start_method: str | None
+) -> Iterator[Executor | None]:
+    """The executor given, one of our own, or none where there are no workers."""
+    if executor is not None or workers == 0:
+        yield executor
+        return
+    own = ProcessPoolExecutor(workers, get_context(start_method))
+    try:
+        yield own
+    finally:
+        own.shutdown(cancel_futures=True)
+
+
 def _encoded(
-    inputs: Iterable[Any], encode: _EncodeChunk, workers: int, executor: Executor | None
+    inputs: Iterable[Any], encode: _EncodeChunk, pool: Executor | None
 ) -> Iterator[tuple[str, dict[str, Packed]] | SampleError]:
     """Encoded samples in the order of their inputs, a bounded number of chunks ahead."""
-    if executor is None and workers == 0:
+    if pool is None:
         for item in inputs:
             yield from encode([item])
         return
-    # forkserver: the parent may run threads (a progress bar), which a plain fork does not survive.
-    own = None if executor else ProcessPoolExecutor(workers, get_context("forkserver"))
-    pool = executor or own
-    assert pool
-    try:
-        pending: deque[Future[list[tuple[str, dict[str, Packed]] | SampleError]]] = deque()
-        for chunk in chunks(inputs, _CHUNK):
-            pending.append(pool.submit(encode, chunk))
-            if len(pending) > _AHEAD * max(workers, 2):
-                yield from pending.popleft().result()
-        while pending:
+    ahead = _AHEAD * getattr(pool, "_max_workers", 2)
+    pending: deque[Future[list[tuple[str, dict[str, Packed]] | SampleError]]] = deque()
+    for chunk in chunks(inputs, _CHUNK):
+        pending.append(pool.submit(encode, chunk))
+        if len(pending) > ahead:
             yield from pending.popleft().result()
-    finally:
-        if own:
-            own.shutdown(cancel_futures=True)
+    while pending:
+        yield from pending.popleft().result()

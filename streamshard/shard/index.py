@@ -45,6 +45,7 @@ class Index:
     def __init__(self, arrays: columns.Columns, where: str) -> None:
         self._arrays = arrays
         self._where = where
+        self._extents: dict[str, Extent] = {}
         self.keys = columns.Strings(
             cast("NDArray[np.uint8]", self._array("key.data")),
             cast("NDArray[np.int64]", self._array("key.ends")),
@@ -58,7 +59,10 @@ class Index:
 
     def extent(self, part: str) -> Extent:
         """Where `part` lies, for every row."""
-        return Extent(*(self._array(f"{part}.{name}") for name in Extent._fields))  # type: ignore[arg-type]
+        if part not in self._extents:
+            arrays = (self._array(f"{part}.{name}") for name in Extent._fields)
+            self._extents[part] = Extent(*arrays)  # type: ignore[arg-type]
+        return self._extents[part]
 
     def fact(self, part: str, name: str = VALUE) -> NDArray[np.int64]:
         """What the codec told of `part` at pack, (rows,) int64; by default the value itself."""

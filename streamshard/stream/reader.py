@@ -166,10 +166,9 @@ class Shards:
             return None if data is None else memoryview(data)
         if opened.map is None:
             opened.map = self._map(opened)
-        offset, size, _ = opened.index.extent(part)
-        if size[row] == MISSING:
-            return None
-        return memoryview(opened.map)[int(offset[row]) : int(offset[row] + size[row])]
+        extent = opened.index.extent(part)
+        offset, size = int(extent.offset[row]), int(extent.size[row])
+        return None if size == MISSING else memoryview(opened.map)[offset : offset + size]
 
     def decode(self, shard: int, row: int, name: str, part: Part, data: bytes) -> Any:
         """The value of a part's bytes by its own codec."""

@@ -38,7 +38,9 @@ def write_files(root: Path, files: Mapping[str, bytes]) -> Path:
     return root
 
 
-def class_folders(root: Path, classes: Sequence[str] = ("ant", "bee", "cat"), each: int = 5) -> Path:
+def class_folders(
+    root: Path, classes: Sequence[str] = ("ant", "bee", "cat"), each: int = 5
+) -> Path:
     """PNG files, `each` in every class folder, no two alike."""
     return write_files(
         root,
@@ -53,8 +55,8 @@ def class_folders(root: Path, classes: Sequence[str] = ("ant", "bee", "cat"), ea
 def ring(nodes: int, **fields: Any) -> Data:
     """A directed ring, with a feature that tells its nodes apart."""
     at = torch.arange(nodes)
-    edges = torch.stack([at, at.roll(-1)])
-    return Data(x=at[:, None] + torch.rand(nodes, 3), edge_index=edges, **fields)
+    noise = torch.rand(nodes, 3, generator=torch.Generator().manual_seed(nodes))
+    return Data(x=at[:, None] + noise, edge_index=torch.stack([at, at.roll(-1)]), **fields)
 
 
 def write_tar(
@@ -105,8 +107,8 @@ def read_by_webdataset(folder: Path) -> Samples:
         with path.open("rb") as file:
             files = tar_file_expander(iter([{"url": str(path), "stream": file}]))
             for sample in group_by_keys(files):
-                parts = {name: sample[name] for name in sample if not name.startswith("__")}
-                samples.append((sample["__key__"], parts))
+                key, _ = sample.pop("__key__"), sample.pop("__url__")
+                samples.append((key, sample))
     return samples
 
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import assume, given, settings
+from hypothesis import assume, given
 from hypothesis import strategies as st
 
 import streamshard as ss
@@ -94,7 +94,7 @@ def test_a_name_of_100_bytes_is_kept_and_one_of_101_refused_with_the_remedy() ->
 
 
 @pytest.mark.parametrize(
-    "part", ["", "JPG", "a b", ".jpg", "jpg.", "a..b", "ä", "a/b", "jpg\n", "__url__", "__key"]
+    "part", ["", "JPG", "a b", ".jpg", "jpg.", "a..b", "ä", "a/b", "jpg\n", "__url__"]
 )
 def test_a_part_that_is_no_plain_suffix_is_refused_by_name(part: str) -> None:
     with pytest.raises(SampleError, match=re.escape(repr(part))):
@@ -137,19 +137,14 @@ def test_two_parts_of_one_suffix_are_refused() -> None:
         Encoder()({"__key__": "a", "graph": graph, "graph.safetensors": graph})
 
 
-@settings(max_examples=50, deadline=None)
-@given(
-    key=st.text("a_/", min_size=1, max_size=6),
-    part=st.text("a_.", min_size=1, max_size=6),
-)
-def test_what_is_written_is_what_webdataset_reads(
-    tmp_path_factory: pytest.TempPathFactory, key: str, part: str
-) -> None:
-    folder = tmp_path_factory.mktemp("own")
-    writer = ss.ShardWriter(str(folder / "data"))
+@pytest.mark.parametrize("key", ["__a", "b/__a"])
+@pytest.mark.parametrize("part", ["b", "b__", "c.b__"])
+def test_what_is_written_is_what_webdataset_reads(tmp_path: Path, key: str, part: str) -> None:
+    writer = ss.ShardWriter(str(tmp_path))
     try:
         writer.write({"__key__": key, part: b"data"})
-    except SampleError:
+    except SampleError as error:
+        assert key in str(error)  # noqa: PT017 - refused is as good as read
         return
     writer.close()
-    assert read_by_webdataset(Path(folder / "data")) == [(key, {part: b"data"})]
+    assert read_by_webdataset(tmp_path) == [(key, {part: b"data"})]

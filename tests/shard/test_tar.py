@@ -10,18 +10,20 @@ from pathlib import Path
 import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
-from tests.shard import tars
 from webdataset.tariterators import base_plus_ext, group_by_keys, tar_file_iterator
 
 from streamshard.errors import UsageError
 from streamshard.shard import tar
+from tests.shard import tars
 
 SAFE_NAMES = st.from_regex(r"[A-Za-z0-9_/%+=,@~-]{1,70}\.[a-z0-9_.]{1,29}", fullmatch=True)
 
 # Name "000001.jpg", 17 bytes; the first 265 bytes of the block, which zeros fill up.
 GOLDEN = (
     "3030303030312e6a7067" + "00" * 90 + "303030303634340030303030303030003030303030303000"
-    "303030303030303030323100303030303030303030303000303130323337002030" + "00" * 100 + "7573746172003030"
+    "303030303030303030323100303030303030303030303000303130323337002030"
+    + "00" * 100
+    + "7573746172003030"
 )
 
 
@@ -147,7 +149,7 @@ class TestSplitName:
             ("./a.jpg", ("./a", "jpg")),
             ("dir/a", None),
             (".hidden", None),
-            ("a/.hidden", None),
+            ("a/.hidden", ("a/", "hidden")),
             ("__meta__", None),
             ("__meta__/x.json", None),
             ("__meta__.json", ("__meta__", "json")),
@@ -164,7 +166,9 @@ class TestSplitName:
         names = {name for name in names if not name.endswith("/") and name.strip("\n")}
         splits = [split for name in sorted(names) if (split := tar.split_name(name))]
         assume(len({*splits}) == len(splits))  # a part twice is an error in both
-        data = tars.by_tarfile([(name, name.encode()) for name in sorted(names)], tarfile.PAX_FORMAT)
+        data = tars.by_tarfile(
+            [(name, name.encode()) for name in sorted(names)], tarfile.PAX_FORMAT
+        )
         stream = ({**file, "__url__": "x"} for file in tar_file_iterator(io.BytesIO(data)))
         found = [
             (sample["__key__"], part)

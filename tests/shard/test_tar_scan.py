@@ -12,11 +12,11 @@ from typing import Any
 import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
-from tests.shard import tars
 from webdataset import TarWriter
 
 from streamshard.errors import DamagedError
 from streamshard.shard import tar
+from tests.shard import tars
 
 FORMATS = {
     "ustar": tarfile.USTAR_FORMAT,
@@ -107,7 +107,7 @@ class TestForeignTars:
         with tarfile.open(fileobj=out, mode="w", pax_headers={"comment": "x" * 600}) as archive:
             archive.addfile(tarfile.TarInfo("a.bin"))
         (member,) = tars.members(out.getvalue())
-        assert (member.name, member.size, member.offset) == ("a.bin", 0, 5 * tar.BLOCK)
+        assert (member.name, member.size, member.offset) == ("a.bin", 0, 4 * tar.BLOCK)
 
 
 class TestRefused:
@@ -159,7 +159,7 @@ class TestRefused:
             b"13 size=-512\n",
             b"12 size=1_0\n",
             b"9" * 5000 + b" size=1\n",
-            b"10 \xff\xfe=a\n\n",
+            b"7 \xff\xfe=a\n",
             b"12 path=a.x",
             b"5 path=a.x\n",
             b"garbage",
@@ -233,7 +233,7 @@ class TestDamage:
                 except DamagedError:
                     continue
                 unseen.add(byte % tar.BLOCK)
-        assert unseen <= {154, 155}  # the filling of the checksum field
+        assert unseen <= {*range(148, 156)}  # the checksum's own field, read as the same number
 
     @pytest.mark.parametrize("kind", ["gnu-long", "pax", "pax-long"])
     def test_a_flipped_bit_in_an_extension_is_refused_or_read(self, kind: str) -> None:

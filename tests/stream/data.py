@@ -59,6 +59,11 @@ def collect(batches: object) -> list[list[str]]:
     return [list(batch["__key__"]) for batch in batches]  # type: ignore[attr-defined]
 
 
+def flat(batches: object) -> list[str]:
+    """The keys of all batches."""
+    return [key for keys in collect(batches) for key in keys]
+
+
 def same(one: object, other: object) -> bool:
     """Whether two batches are equal to the bit."""
     if isinstance(one, torch.Tensor):

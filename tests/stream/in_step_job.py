@@ -36,7 +36,8 @@ def run(setting: dict[str, Any]) -> dict[str, Any]:
         promised = loader.steps_left
     except ss.errors.StreamshardError as error:
         return {"error": f"{type(error).__name__}: {error}"}
-    epoch, batches, state = loader.epoch, [], loader.state_dict()
+    batches: list[dict[str, Any]] = []
+    epoch, state = loader.epoch, loader.state_dict()
     with loader:
         stop = setting.get("stop")
         if stop != 0:
@@ -55,7 +56,9 @@ def run(setting: dict[str, Any]) -> dict[str, Any]:
 
 def main() -> None:
     dist.init_process_group("gloo", timeout=timedelta(seconds=20))
-    results = {setting["name"]: run(setting) for setting in json.loads(Path(sys.argv[2]).read_text())}
+    results = {
+        setting["name"]: run(setting) for setting in json.loads(Path(sys.argv[2]).read_text())
+    }
     (Path(sys.argv[1]) / f"{dist.get_rank()}.json").write_text(json.dumps(results))
     dist.barrier()
     dist.destroy_process_group()

@@ -31,18 +31,16 @@ def graph_lists(draw: st.DrawFn) -> list[Data]:
         nodes, edges = draw(st.integers(1, 6)), draw(st.integers(0, 8))
         data = Data(x=torch.randint(0, 2, (nodes, width)).to(dtype))
         data.edge_index = torch.randint(0, nodes, (2, edges))
-        if "edge_attr" in extras:
-            data.edge_attr = torch.randn(edges, 3)
-        if "pos" in extras:
-            data.pos = torch.randn(nodes, 2, 2)
-        if "y" in extras:
-            data.y = torch.randn(1, 2)
-        if "z" in extras:
-            data.z = torch.tensor(draw(st.integers(-5, 5)))
-        if "face" in extras:
-            data.face = torch.randint(0, nodes, (3, draw(st.integers(0, 3))))
-        if "my_index" in extras:
-            data.my_index = torch.randint(0, nodes, (draw(st.integers(0, 3)),))
+        more = {
+            "edge_attr": torch.randn(edges, 3),
+            "pos": torch.randn(nodes, 2, 2),
+            "y": torch.randn(1, 2),
+            "z": torch.tensor(draw(st.integers(-5, 5))),
+            "face": torch.randint(0, nodes, (3, draw(st.integers(0, 3)))),
+            "my_index": torch.randint(0, nodes, (draw(st.integers(0, 3)),)),
+        }
+        for name in sorted(extras):
+            data[name] = more[name]
         if explicit:
             data.num_nodes = nodes
         graphs.append(data)
@@ -96,11 +94,13 @@ def test_batches_equal_pygs_to_the_bit_in_the_long_form(graphs: list[Data]) -> N
     check_parity(graphs)
 
 
-class Pair(Data):
+class Pair(Data):  # type: ignore[misc]
     """Indices of its own, raised by a number of its own, along a dimension of its own."""
 
     def __inc__(self, key: str, value: Any, *args: Any) -> Any:
-        return int(self.anchors.shape[0]) * 2 if key == "link" else super().__inc__(key, value, *args)
+        return (
+            int(self.anchors.shape[0]) * 2 if key == "link" else super().__inc__(key, value, *args)
+        )
 
     def __cat_dim__(self, key: str, value: Any, *args: Any) -> Any:
         if key == "grid":

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 import streamshard as ss
+from streamshard.plan.order import Shuffle
 from tests.stream.data import UNEVEN, keys_of, make_tars
 
 JOB = Path(__file__).with_name("in_step_job.py")
@@ -46,11 +47,16 @@ def sequence(results: Results, name: str) -> list[tuple[str, bool]]:
     return delivered
 
 
-def uninterrupted(url: str, shuffle: bool | str) -> list[str]:
+def uninterrupted(url: str, shuffle: Shuffle) -> list[str]:
     """The whole sequence, from one process without workers."""
     windowed: Any = {"lanes": 6, "grain": 4, "window": 64} if shuffle is True else {}
     dataset = ss.ShardDataset(
-        url, batch_size=50, tail="exact", shuffle=shuffle, world=ss.World(0, 1), **windowed  # type: ignore[arg-type]
+        url,
+        batch_size=50,
+        tail="exact",
+        shuffle=shuffle,
+        world=ss.World(0, 1),
+        **windowed,
     )
     return [key for batch in ss.StreamLoader(dataset) for key in batch["__key__"]]
 
@@ -77,13 +83,13 @@ def test_every_rank_takes_the_same_steps_and_the_tail_keeps_its_rule(
     ]  # fmt: skip
     results = torchrun(tmp_path / "run", processes, settings)
     for setting in settings:
-        name, url, tail = setting["name"], str(setting["url"]), setting["tail"]
+        name, url, tail = str(setting["name"]), str(setting["url"]), setting["tail"]
         expected = uninterrupted(url, setting["shuffle"])  # type: ignore[arg-type]
         total, whole = len(expected), len(expected) // (16 * processes) * 16 * processes
         if tail == "drop" and whole == 0:
             assert all("fewer than one global batch" in result[name]["error"] for result in results)
             continue
-        delivered = sequence(results, str(name))
+        delivered = sequence(results, name)
         if tail == "drop":
             assert delivered == [(key, True) for key in expected[:whole]]
         elif tail == "exact":

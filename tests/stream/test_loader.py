@@ -11,7 +11,7 @@ import pytest
 import torch
 
 import streamshard as ss
-from tests.stream.data import collect, make_images, make_tars, same
+from tests.stream.data import collect, flat, make_images, make_tars, same
 
 
 @pytest.fixture(scope="module")
@@ -52,9 +52,13 @@ def test_epochs_differ_in_order_and_augmentation_and_hold_the_same_samples(image
     loader = ss.StreamLoader(image_dataset(images, tail="exact"))
     first, second = list(loader), list(loader)
     assert collect(first) != collect(second)
-    assert sorted(sum(collect(first), [])) == sorted(sum(collect(second), []))
+    assert sorted(flat(first)) == sorted(flat(second))
     pixels = [
-        {key: image for batch in epoch for key, image in zip(batch["__key__"], batch["jpg"], strict=True)}
+        {
+            key: image
+            for batch in epoch
+            for key, image in zip(batch["__key__"], batch["jpg"], strict=True)
+        }
         for epoch in (first, second)
     ]
     changed = sum(not torch.equal(pixels[0][key], pixels[1][key]) for key in pixels[0])
@@ -81,9 +85,7 @@ def test_a_stop_after_every_step_goes_on_with_the_same_batches(
 
 
 def test_the_cursor_counts_what_was_received_not_what_was_prefetched(tars: str) -> None:
-    with ss.StreamLoader(
-        ss.ShardDataset(tars, batch_size=10), num_workers=2, prefetch=4
-    ) as loader:
+    with ss.StreamLoader(ss.ShardDataset(tars, batch_size=10), num_workers=2, prefetch=4) as loader:
         iterator = iter(loader)
         for received in range(1, 12):
             next(iterator)

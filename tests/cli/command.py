@@ -1,0 +1,44 @@
+"""The `streamshard` command as a process of its own."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import streamshard
+
+COMMAND = [sys.executable, "-m", "streamshard.cli.main"]
+
+# Where the package was imported from, so that the process finds it from any folder.
+_ROOT = str(Path(streamshard.__file__).parents[1])
+
+
+class Done(NamedTuple):
+    """What a command left."""
+
+    status: int
+    out: str
+    err: str
+
+
+def environment(**more: str) -> dict[str, str]:
+    path = os.pathsep.join(filter(None, [_ROOT, os.environ.get("PYTHONPATH")]))
+    return {**os.environ, "PYTHONPATH": path, "COLUMNS": "80", **more}
+
+
+def streamshard_command(*arguments: Any, cwd: Path | None = None, **env: str) -> Done:
+    """Run a command to its end."""
+    done = subprocess.run(
+        [*COMMAND, *map(str, arguments)],
+        capture_output=True,
+        encoding="utf-8",
+        errors="surrogateescape",
+        cwd=cwd,
+        env=environment(**env),
+        timeout=120,
+        check=False,
+    )
+    return Done(done.returncode, done.stdout, done.stderr)
