@@ -181,7 +181,7 @@ def pack_graphs(
         allow_nan=allow_nan,
     )
     writer = ShardWriter(
-        os.fspath(destination),
+        destination,
         shard_size=shard_size,
         codecs=graphs.codecs,
         overwrite=overwrite,

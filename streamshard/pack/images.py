@@ -247,7 +247,7 @@ def pack_images(
         loader=ImageLoader(format, resize, quality),
     )
     writer = ShardWriter(
-        os.fspath(destination),
+        destination,
         shard_size=shard_size,
         classes=folder.classes,
         overwrite=overwrite,

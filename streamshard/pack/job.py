@@ -16,6 +16,8 @@ from dataclasses import dataclass, field
 from multiprocessing import get_context
 from typing import Any, Literal
 
+import torch
+
 from streamshard.codec.base import Packed
 from streamshard.errors import SampleError, UsageError
 from streamshard.pack.encode import Encoder
@@ -137,7 +139,11 @@ def _pool(
     if executor is not None or workers == 0:
         yield executor
         return
-    own = ProcessPoolExecutor(workers, get_context(start_method))
+    # One thread each: the workers are the parallelism, and a forked process must not enter the
+    # thread pool that its parent has used.
+    own = ProcessPoolExecutor(
+        workers, get_context(start_method), initializer=torch.set_num_threads, initargs=(1,)
+    )
     try:
         yield own
     finally:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import os
 import re
 import zlib
 from collections.abc import Mapping, Sequence
@@ -55,7 +56,7 @@ class ShardWriter:
 
     def __init__(
         self,
-        destination: str,
+        destination: str | os.PathLike[str],
         *,
         shard_size: int | str = "256MB",
         classes: Sequence[str] | None = None,
@@ -102,6 +103,8 @@ class ShardWriter:
 
     def append(self, key: str, packed: Mapping[str, Packed]) -> None:
         """Append what an `Encoder` made of a sample, in this process or another."""
+        if self._open and key in self._open.keys:
+            raise SampleError(f"key {key!r} is there twice; keys are unique over a dataset")
         schemas = self._merge(key, packed)
         size = sum(
             tar.BLOCK + len(part.data) + tar.padding(len(part.data)) for part in packed.values()
@@ -239,8 +242,6 @@ class _OpenShard:
         self.size = 0
 
     def append(self, key: str, packed: Mapping[str, Packed]) -> None:
-        if key in self.keys:
-            raise SampleError(f"key {key!r} is there twice; keys are unique over a dataset")
         self.keys[key] = None
         cells = {}
         for part in self._parts:

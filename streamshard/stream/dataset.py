@@ -115,9 +115,7 @@ class ShardDataset(IterableDataset[Any]):
             DatasetError: There is no dataset, or it can't be used.
         """
         super().__init__()
-        self.shards = Shards(
-            os.fspath(url), index=index, verify=verify, storage_options=storage_options
-        )
+        self.shards = Shards(url, index=index, verify=verify, storage_options=storage_options)
         self.batch_size, self.tail = batch_size, tail
         self._seed, self._shuffle = seed, shuffle
         self._given = {"lanes": lanes, "grain": grain, "window": window}

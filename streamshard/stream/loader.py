@@ -8,7 +8,7 @@ from typing import Any, Self
 
 import torch
 
-from streamshard.errors import StreamshardError, UsageError
+from streamshard.errors import UsageError
 from streamshard.plan.cursor import Cursor
 from streamshard.plan.share import World
 from streamshard.stream.block import Block
@@ -158,7 +158,9 @@ class StreamLoader:
                 if step == steps - 1:
                     self._workers_are_at = self.dataset.first_cursor(world, start.epoch + 1)
                 yield block
-        except StreamshardError:
+        except GeneratorExit:
+            raise
+        except BaseException:  # also an interrupt, which may leave half a message in a pipe
             self.close()
             raise
 

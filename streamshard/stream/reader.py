@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import zlib
 from collections import OrderedDict
 from collections.abc import Iterator, Mapping, Sequence
@@ -45,7 +46,7 @@ class Shards:
 
     def __init__(
         self,
-        url: str,
+        url: str | os.PathLike[str],
         *,
         index: str | None = None,
         verify: bool = True,
@@ -65,6 +66,7 @@ class Shards:
             NoIndexError: There are tars, but no `.streamshard/`.
             DamagedError: The sidecars don't fit together.
         """
+        url = os.fspath(url)
         folder, _, names = url.rpartition("/") if url.endswith(".tar") else (url, "", "")
         self._store = open_store(folder or ".", storage_options)
         self._sidecars = open_store(index, storage_options) if index else self._store
