@@ -68,6 +68,14 @@ class Index:
         """What the codec told of `part` at pack, (rows,) int64; by default the value itself."""
         return cast("NDArray[np.int64]", self._array(_fact_name(part, name)))
 
+    def facts(self) -> dict[str, NDArray[np.int64]]:
+        """All columns of values and facts: `cls`, `jpg:width`, `graph:nodes`, …."""
+        return {
+            name.removesuffix("="): cast("NDArray[np.int64]", array)
+            for name, array in self._arrays.items()
+            if "=" in name or ":" in name
+        }
+
     def has_fact(self, part: str, name: str = VALUE) -> bool:
         """Whether that column is there."""
         return _fact_name(part, name) in self._arrays

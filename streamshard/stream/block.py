@@ -227,3 +227,14 @@ def tensor_on(
     tensor = torch.empty(0, dtype=dtype, device=storage.device)
     tensor.set_(storage, offset // dtype.itemsize, shape, strides)
     return tensor
+
+
+def plain_memory(nbytes: int) -> torch.Tensor:
+    """Memory of this process."""
+    return torch.empty(nbytes, dtype=torch.uint8)
+
+
+def shared_memory(nbytes: int) -> torch.Tensor:
+    """Memory that a DataLoader's worker can hand over without a copy."""
+    storage = torch.UntypedStorage._new_shared(max(nbytes, 1))  # type: ignore[no-untyped-call]
+    return tensor_on(storage, torch.uint8, 0, (nbytes,))

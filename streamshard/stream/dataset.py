@@ -5,27 +5,26 @@ This is the only place that asks for rank and worker; everywhere else the world 
 
 from __future__ import annotations
 
+import copy
 import logging
 import os
-import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
-import numpy as np
 import torch
 from torch.utils.data import IterableDataset, get_worker_info
 
 from streamshard.errors import SampleError, UsageError
 from streamshard.plan.cursor import Cursor
-from streamshard.plan.order import Ints, Order, OrderRule, Shuffle
-from streamshard.plan.share import Share, Step, Tail, World
-from streamshard.stream.assemble import Assembler, OnError, Rows, Transform
-from streamshard.stream.batch import batch_of
-from streamshard.stream.block import Allocate, Block, tensor_on
+from streamshard.plan.order import Order, OrderRule, Shuffle
+from streamshard.plan.share import Share, Tail, World
+from streamshard.stream.assemble import Assembler, OnError, Transform
+from streamshard.stream.block import Allocate, Block, plain_memory, shared_memory
 from streamshard.stream.parts import Decoder
 from streamshard.stream.reader import Shards
-
-_LOOK_AHEAD = 4096  # positions resolved at once, so that numpy's price per call is shared
+from streamshard.stream.schedule import Schedule
+from streamshard.stream.steps import Maker, Steps, refuse_collation
+from streamshard.stream.view import Accepted, Keys, Values, View, Where, hash_ranges, label_values
 
 logger = logging.getLogger("streamshard")
 
@@ -52,7 +51,8 @@ class ShardDataset(IterableDataset[Any]):
     is a list of tensors.
 
     Attributes:
-        shards: The samples by number.
+        shards: The samples of the whole dataset by number.
+        view: Which of them this dataset streams.
         batch_size: Samples per rank and step.
         tail: What becomes of an incomplete last global batch.
     """
@@ -116,6 +116,7 @@ class ShardDataset(IterableDataset[Any]):
         """
         super().__init__()
         self.shards = Shards(url, index=index, verify=verify, storage_options=storage_options)
+        self.view = View.whole(self.shards)
         self.batch_size, self.tail = batch_size, tail
         self._seed, self._shuffle = seed, shuffle
         self._given = {"lanes": lanes, "grain": grain, "window": window}
@@ -131,9 +132,11 @@ class ShardDataset(IterableDataset[Any]):
             on_error=on_error,
             seed=seed,
         )
-        # In shared memory, so that workers that live on from epoch to epoch see the change.
-        self._epoch = torch.zeros(1, dtype=torch.int64).share_memory_()  # type: ignore[no-untyped-call]
-        Share(len(self.shards), 0, World(), batch_size, tail)  # checks the arguments
+        # Epoch, the epoch iterated last (-1: none), and whether a repeat was told of. In shared
+        # memory, so that workers that live on from epoch to epoch see the change, and their trainer
+        # and the workers after them what they saw.
+        self._epoch = torch.tensor([0, -1, 0]).share_memory_()  # type: ignore[no-untyped-call]
+        Share(len(self.view), 0, World(), batch_size, tail)  # checks the arguments
         self._rule(World())
 
     @property
@@ -168,26 +171,106 @@ class ShardDataset(IterableDataset[Any]):
         """Steps of a whole epoch, the same on every rank."""
         return self.share(0, self.world).steps
 
+    def select(
+        self,
+        *,
+        labels: Sequence[int | str] | None = None,
+        keys: Iterable[str] | None = None,
+        where: Where | None = None,
+    ) -> ShardDataset:
+        """The dataset of some samples, decided from the indexes before any data is read.
+
+        Args:
+            labels: Values of `cls`, or class names.
+            keys: Keys.
+            where: A function of the index's columns, a dict: `"__key__"`, a list of str, and by
+                part and fact (`"cls"`, `"jpg:width"`, `"graph:nodes"`) (rows,) int64 arrays. It
+                returns (rows,) bool, and must give the same answer in every process.
+
+        Raises:
+            UsageError: A class is unknown, or nothing is left.
+        """
+        view = self.view
+        if labels is not None:
+            view = view.narrowed(
+                self.shards, Values("cls", label_values(self.shards, labels)), f"labels={labels}"
+            )
+        if keys is not None:
+            view = view.narrowed(self.shards, Keys(frozenset(keys)), "keys=")
+        if where is not None:
+            view = view.narrowed(self.shards, Accepted(where), "where=")
+        return self._viewed(view)
+
+    def split(self, *, by: str = "key", **fractions: float) -> dict[str, ShardDataset]:
+        """Datasets that share no sample, by a stable hash of the key.
+
+        A sample stays in its part whatever else is packed: `dataset.split(train=0.9, val=0.1)`.
+
+        Args:
+            by: "key" is the only way there is.
+            fractions: About how much of the samples each part gets; together at most 1.
+
+        Raises:
+            UsageError: The fractions are out of their range, or a part is empty.
+        """
+        if by != "key":
+            raise UsageError(f'by is {by!r}; it must be "key"')
+        return {
+            name: self._viewed(self.view.narrowed(self.shards, part, f"{name}={fractions[name]}"))
+            for name, part in hash_ranges(fractions).items()
+        }
+
+    def __getitem__(self, places: slice) -> ShardDataset:
+        """The dataset of the samples [begin:end] in pack order; reads no index.
+
+        Raises:
+            UsageError: It is no slice, has a step, or leaves nothing.
+        """
+        if not isinstance(places, slice) or places.step not in (None, 1):
+            raise UsageError("only dataset[begin:end] is a dataset; ss.open(url)[k] is a sample")
+        begin, end, _ = places.indices(len(self.view))
+        return self._viewed(self.view.between(begin, end, self.shards.where))
+
+    def _viewed(self, view: View) -> ShardDataset:
+        dataset = copy.copy(self)
+        dataset.view = view
+        dataset._epoch = torch.tensor([0, -1, 0]).share_memory_()  # type: ignore[no-untyped-call]
+        return dataset
+
     def set_epoch(self, epoch: int) -> None:
         """Choose the epoch of the next iteration; `StreamLoader` does this by itself."""
         if epoch < 0:
             raise UsageError(f"epoch is {epoch}; it must be at least 0")
-        self._epoch[0] = epoch
+        self._epoch[0], self._epoch[1] = epoch, -1
 
-    def __iter__(self) -> Iterator[Any]:
+    def __iter__(self) -> Steps:
         """Batches of this rank, and in a worker of that worker: every n-th step from the w-th."""
-        _refuse_collation()
+        refuse_collation()
         info = get_worker_info()
         worker, workers = (info.id, info.num_workers) if info else (0, 1)
-        cursor = self.first_cursor(self.world, int(self._epoch[0]))
-        numbers = range(worker, self.share(0, self.world).steps, workers)
-        return self._batches(cursor, numbers, _shared if info else _plain)
+        # Read once, here: in the generator's body, one pass could see two epochs.
+        epoch = int(self._epoch[0])
+        if worker == 0:
+            self._notice_repeat(epoch)
+        world, allocate = self.world, shared_memory if info else plain_memory
+        maker = Maker(
+            share=lambda cursor: self.share(cursor.position, world),
+            make=lambda cursor, numbers: self.make(cursor, world, numbers, allocate),
+            resumed=lambda state: self.resumed(state, world),
+            report=self.report,
+        )
+        return Steps(maker, self.first_cursor(world, epoch), worker, workers)
 
-    def _batches(self, cursor: Cursor, numbers: range, allocate: Allocate) -> Iterator[Any]:
-        skipped = 0
-        for block in self.make(cursor, self.world, numbers, allocate):
-            skipped = self.report(block, skipped)
-            yield batch_of(block)
+    def _notice_repeat(self, epoch: int) -> None:
+        """Say once that a shuffled epoch comes again because nobody called `set_epoch`."""
+        if self._shuffle and epoch == int(self._epoch[1]) and not int(self._epoch[2]):
+            self._epoch[2] = 1
+            logger.warning(
+                "epoch %d is iterated again, in the same order and with the same augmentations: "
+                "call dataset.set_epoch(epoch) before each epoch, or use StreamLoader",
+                epoch,
+            )
+        self._epoch[1] = epoch
 
     def report(self, block: Block, skipped: int) -> int:
         """Log what was left out of a block; the number of samples left out so far.
@@ -211,7 +294,7 @@ class ShardDataset(IterableDataset[Any]):
         Raises:
             UsageError: `drop` leaves nothing of a whole epoch.
         """
-        share = Share(len(self.shards), position, world, self.batch_size, self.tail)
+        share = Share(len(self.view), position, world, self.batch_size, self.tail)
         if position == 0 and share.steps == 0:
             raise UsageError(
                 f"{self.shards.where} has {share.total} samples, fewer than one global batch of "
@@ -222,7 +305,7 @@ class ShardDataset(IterableDataset[Any]):
 
     def _rule(self, world: World) -> OrderRule:
         return OrderRule.settle(
-            self.shards.manifest.table.samples,
+            self.view.counts,
             world_size=world.size,
             batch_size=self.batch_size,
             seed=self._seed,
@@ -232,7 +315,7 @@ class ShardDataset(IterableDataset[Any]):
 
     def first_cursor(self, world: World, epoch: int) -> Cursor:
         """The beginning of an epoch."""
-        return Cursor(epoch, 0, self._rule(world), self.shards.manifest.fingerprint)
+        return Cursor(epoch, 0, self._rule(world), self.view.fingerprint)
 
     def resumed(self, state: Mapping[str, Any], world: World) -> Cursor:
         """The cursor of a state, at the next epoch where nothing of its own is left.
@@ -243,7 +326,7 @@ class ShardDataset(IterableDataset[Any]):
         cursor = Cursor.from_dict(state)
         given = {name: value for name, value in self._given.items() if value is not None}
         cursor.check(
-            fingerprint=self.shards.manifest.fingerprint,
+            fingerprint=self.view.fingerprint,
             seed=self._seed,
             shuffle=self._shuffle,
             **given,
@@ -270,64 +353,12 @@ class ShardDataset(IterableDataset[Any]):
             numbers: Steps of the pass, in the order in which they are wanted.
             allocate: Gives the memory of each block.
         """
+        order = Order(self.view.counts, cursor.rule, cursor.epoch)
         share = self.share(cursor.position, world)
-        order = Order(self.shards.manifest.table.samples, cursor.rule, cursor.epoch)
+        schedule = Schedule(order, share, self.view, self.shards, cursor.epoch)
         with_mask = self.tail == "pad"
-        for rows in _resolved(order, share, cursor.epoch, numbers):
+        for rows in schedule.rows(numbers):
             if len(rows.rows):
                 yield self._assembler.make(rows, allocate, with_mask=with_mask)
             else:
-                first = np.zeros(1, np.int64)
-                probe = Rows(*order.rows(first), first, 0, cursor.epoch)
-                yield self._assembler.make_empty(probe, allocate, with_mask=with_mask)
-
-
-def _resolved(order: Order, share: Share, epoch: int, numbers: Iterable[int]) -> Iterator[Rows]:
-    """Shards and rows of steps, several steps at a time."""
-    at_once = max(1, _LOOK_AHEAD // share.batch_size)
-    steps: list[Step] = []
-    for number in numbers:
-        steps.append(share.step(number))
-        if len(steps) == at_once:
-            yield from _rows(order, epoch, steps)
-            steps = []
-    if steps:
-        yield from _rows(order, epoch, steps)
-
-
-def _rows(order: Order, epoch: int, steps: Sequence[Step]) -> Iterator[Rows]:
-    positions: Ints = np.concatenate([step.positions for step in steps])
-    shards, rows = order.rows(positions)
-    begin = 0
-    for step in steps:
-        end = begin + len(step.positions)
-        yield Rows(shards[begin:end], rows[begin:end], step.positions, step.real, epoch)
-        begin = end
-
-
-def _plain(nbytes: int) -> torch.Tensor:
-    return torch.empty(nbytes, dtype=torch.uint8)
-
-
-def _shared(nbytes: int) -> torch.Tensor:
-    """Memory that a DataLoader's worker can hand over without a copy."""
-    storage = torch.UntypedStorage._new_shared(max(nbytes, 1))  # type: ignore[no-untyped-call]
-    return tensor_on(storage, torch.uint8, 0, (nbytes,))
-
-
-def _refuse_collation() -> None:
-    """Refuse to be iterated by a DataLoader that would batch these batches again.
-
-    A dataset is not told how its DataLoader is set up; the fetcher that iterates it knows.
-
-    Raises:
-        UsageError: The DataLoader has a batch size.
-    """
-    frame = sys._getframe(2)
-    if frame.f_code.co_qualname.startswith("_IterableDatasetFetcher") and frame.f_locals.get(
-        "auto_collation"
-    ):
-        raise UsageError(
-            "ShardDataset makes whole batches: DataLoader(dataset, batch_size=None, …), "
-            "and batch_size= in ShardDataset"
-        )
+                yield self._assembler.make_empty(schedule.first(), allocate, with_mask=with_mask)

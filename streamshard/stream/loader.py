@@ -11,7 +11,7 @@ import torch
 from streamshard.errors import UsageError
 from streamshard.plan.cursor import Cursor
 from streamshard.plan.share import World
-from streamshard.stream.block import Block
+from streamshard.stream.block import Block, plain_memory
 from streamshard.stream.dataset import ShardDataset
 from streamshard.stream.device import to_device
 from streamshard.stream.workers import WorkerPool
@@ -140,7 +140,7 @@ class StreamLoader:
         steps = self.dataset.share(start.position, world).steps
         source = self._from_workers(start, world, steps)
         if self._num_workers == 0:
-            source = self.dataset.make(start, world, range(steps), _allocate)
+            source = self.dataset.make(start, world, range(steps), plain_memory)
         for number, block in enumerate(source):
             self._skipped = self.dataset.report(block, self._skipped)
             yield block, number + 1
@@ -188,7 +188,3 @@ class StreamLoader:
 
     def __exit__(self, *error: object) -> None:
         self.close()
-
-
-def _allocate(nbytes: int) -> torch.Tensor:
-    return torch.empty(nbytes, dtype=torch.uint8)

@@ -6,8 +6,8 @@ import hashlib
 import os
 import zlib
 from collections import OrderedDict
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -34,6 +34,7 @@ class _Open:
     index: Index
     file: File
     map: NDArray[np.uint8] | None = None
+    chosen: dict[str, NDArray[np.int64]] = field(default_factory=dict)
 
 
 class Shards:
@@ -128,6 +129,21 @@ class Shards:
     def index(self, shard: int) -> Index:
         """The columns of a shard."""
         return self._shard(shard).index
+
+    def chosen(
+        self, shard: int, name: str, choose: Callable[[], NDArray[np.int64]]
+    ) -> NDArray[np.int64]:
+        """Rows of a shard that something chose, kept as long as the shard is open.
+
+        Args:
+            shard: The shard.
+            name: What to keep them under.
+            choose: Finds them.
+        """
+        opened = self._shard(shard)
+        if name not in opened.chosen:
+            opened.chosen[name] = choose()
+        return opened.chosen[name]
 
     def extent(self, shard: int, part: str) -> Extent:
         """Where a part lies in the tar, for all rows of a shard."""

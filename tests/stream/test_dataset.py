@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
+import logging
 import random
 import warnings
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -50,6 +53,38 @@ def test_a_plain_dataloader_gives_the_loaders_batches_in_every_epoch(
         assert same(list(map(dict, loader)), expected[epoch])
     assert len(loader) == len(expected[0])
     del loader
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+@pytest.mark.parametrize("persistent", [False, True])
+def test_a_forgotten_set_epoch_is_said_once(
+    tars: str, workers: int, persistent: bool, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """Workers write to the trainer's standard error; logging does so where nothing is set up."""
+    dataset = ss.ShardDataset(tars, batch_size=10, shuffle=True)
+    loader: DataLoader[Any] = DataLoader(
+        dataset, batch_size=None, num_workers=workers,
+        persistent_workers=persistent and workers > 0, collate_fn=identity,
+    )  # fmt: skip
+    with without_logging_set_up():
+        for epoch in (0, 1, 1):
+            dataset.set_epoch(epoch)  # asked for, so nothing to be said of
+            list(loader)
+        assert "set_epoch" not in capfd.readouterr().err
+        for _ in range(3):
+            list(loader)
+    assert capfd.readouterr().err.count("call dataset.set_epoch") == 1
+
+
+@contextlib.contextmanager
+def without_logging_set_up() -> Iterator[None]:
+    """As in a script that configures no logging: warnings go to standard error."""
+    root = logging.getLogger()
+    handlers, root.handlers = root.handlers, []
+    try:
+        yield
+    finally:
+        root.handlers = handlers
 
 
 @pytest.mark.parametrize("workers", [0, 1, 2])

@@ -1,0 +1,101 @@
+"""One worker's steps of a pass, for a DataLoader: an iterator that can be checkpointed.
+
+torchdata's `StatefulDataLoader` asks each worker's iterator for its state and gives it back to the
+worker of the same number, so this state is the worker's own: its next step and its stride. The
+cursor of a whole rank is `StreamLoader`'s.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, Self
+
+from streamshard.errors import CursorError, UsageError
+from streamshard.plan.cursor import Cursor
+from streamshard.plan.share import Share
+from streamshard.stream.batch import batch_of
+from streamshard.stream.block import Block
+
+
+@dataclass(frozen=True)
+class Maker:
+    """What `Steps` needs of a dataset.
+
+    Attributes:
+        share: How the pass from a cursor is divided.
+        make: The blocks of some steps of the pass from a cursor.
+        resumed: The cursor of a state.
+        report: Takes note of what was left out of a block, given the number before it.
+    """
+
+    share: Callable[[Cursor], Share]
+    make: Callable[[Cursor, range], Iterator[Block]]
+    resumed: Callable[[Mapping[str, Any]], Cursor]
+    report: Callable[[Block, int], int]
+
+
+class Steps(Iterator[Any]):
+    """Batches of the steps worker, worker + workers, worker + 2 * workers, … of a pass."""
+
+    def __init__(self, maker: Maker, cursor: Cursor, worker: int, workers: int) -> None:
+        self._maker, self._workers, self._worker = maker, workers, worker
+        self._skipped = 0
+        self._begin(cursor, worker)
+
+    def _begin(self, cursor: Cursor, step: int) -> None:
+        self._cursor, self._next = cursor, step
+        numbers = range(step, self._maker.share(cursor).steps, self._workers)
+        self._blocks = self._maker.make(cursor, numbers)
+
+    def __iter__(self) -> Self:
+        return self
+
+    def __next__(self) -> Any:
+        block = next(self._blocks)
+        self._next += self._workers
+        self._skipped = self._maker.report(block, self._skipped)
+        return batch_of(block)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Where this worker stands in its pass."""
+        return {
+            "cursor": self._cursor.to_dict(),
+            "next": self._next,
+            "worker": self._worker,
+            "workers": self._workers,
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on where a worker of the same number stood.
+
+        Raises:
+            CursorError: It was another worker's, among another number of them, or the state is of
+                another dataset, seed or order.
+        """
+        if (state["worker"], state["workers"]) != (self._worker, self._workers):
+            raise CursorError(
+                f"the state is that of worker {state['worker']} of {state['workers']}, this is "
+                f"worker {self._worker} of {self._workers}: StatefulDataLoader keeps a state for "
+                "each worker; StreamLoader's fits any number of them"
+            )
+        self._begin(self._maker.resumed(state["cursor"]), state["next"])
+
+
+def refuse_collation() -> None:
+    """Refuse to be iterated by a DataLoader that would batch these batches again.
+
+    A dataset is not told how its DataLoader is set up; the fetcher that iterates it knows.
+
+    Raises:
+        UsageError: The DataLoader has a batch size.
+    """
+    frame = sys._getframe(2)
+    if frame.f_code.co_qualname.startswith("_IterableDatasetFetcher") and frame.f_locals.get(
+        "auto_collation"
+    ):
+        raise UsageError(
+            "ShardDataset makes whole batches: DataLoader(dataset, batch_size=None, …), "
+            "and batch_size= in ShardDataset"
+        )
