@@ -31,9 +31,9 @@ def nothing_left_behind() -> Iterator[None]:
     """No test leaves a process or named shared memory."""
     before = _shared_memory()
     yield
-    gc.collect()  # iterators that a failed loop left in a traceback
-    children = multiprocessing.active_children()
-    for child in children:
+    if multiprocessing.active_children():
+        gc.collect()  # iterators that a failed loop left in a traceback
+    for child in multiprocessing.active_children():
         child.join(5.0)
     children = multiprocessing.active_children()
     for child in children:
@@ -43,8 +43,12 @@ def nothing_left_behind() -> Iterator[None]:
 
 
 def _shared_memory() -> set[str]:
+    """Names that torch gave, but for those of processes that live and are not ours."""
     folder = Path("/dev/shm")
-    if not folder.is_dir():
-        return set()
-    # torch's and multiprocessing's names; other programs may use the folder meanwhile
-    return {name for name in os.listdir(folder) if name.startswith(("torch_", "psm_", "sem."))}
+    names = set(os.listdir(folder)) if folder.is_dir() else set()
+    return {name for name in names if name.startswith("torch_") and not _is_strangers(name)}
+
+
+def _is_strangers(name: str) -> bool:
+    pid = name.split("_")[1]
+    return pid != str(os.getpid()) and Path(f"/proc/{pid}").exists()

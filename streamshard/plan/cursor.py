@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from streamshard.errors import CursorError
+from streamshard.errors import CursorError, UsageError
 from streamshard.plan.order import OrderRule
 
 VERSION = 1
@@ -51,7 +51,7 @@ class Cursor:
             CursorError: A key is missing or unknown, a value has the wrong type, or the state is of
                 another version.
         """
-        if state.get("version") != VERSION:
+        if type(state.get("version")) is not int or state["version"] != VERSION:
             raise CursorError(
                 f"the state has version {state.get('version')!r}; this streamshard reads {VERSION}"
             )
@@ -63,9 +63,14 @@ class Cursor:
         for name in ("epoch", "position", "seed", "lanes", "grain", "window"):
             if type(state[name]) is not int or state[name] < 0:
                 raise CursorError(f"state: {name} is {state[name]!r}, not a number from 0 up")
-        rule = OrderRule(
-            **{field.name: state[field.name] for field in dataclasses.fields(OrderRule)}
-        )
+        if not isinstance(state["fingerprint"], str):
+            raise CursorError(f"state: fingerprint is {state['fingerprint']!r}, not a string")
+        try:
+            rule = OrderRule(
+                **{field.name: state[field.name] for field in dataclasses.fields(OrderRule)}
+            )
+        except UsageError as error:
+            raise CursorError(f"state: {error}") from None
         return cls(state["epoch"], state["position"], rule, state["fingerprint"])
 
     def check(self, **ours: Any) -> None:

@@ -7,6 +7,7 @@ the epoch: the state is the shard counts and a few integers.
 
 from __future__ import annotations
 
+import operator
 from dataclasses import dataclass
 from typing import Literal
 
@@ -20,6 +21,7 @@ Ints = NDArray[np.int64]
 Shuffle = bool | Literal["full"]
 
 MIN_WINDOW = 1024
+_MAX_WINDOWS = 2**31  # of a lane, so that products of two window numbers fit 64 bits
 _LANES_PER_RANK = (24, 12, 8, 6, 4, 3, 2, 1)  # 24 divides by the usual numbers of workers
 _SHARDS, _SAMPLES, _ALL, _AUGMENTATIONS = 1, 2, 3, 4  # what a key is for, so that none is shared
 
@@ -43,13 +45,14 @@ class OrderRule:
     window: int
 
     def __post_init__(self) -> None:
-        if not 0 <= self.seed < 2**63:
-            raise UsageError(f"seed is {self.seed}; it must be at least 0 and below 2**63")
-        if self.shuffle not in (False, True, "full"):
+        for name in ("seed", "lanes", "grain", "window"):  # numpy's integers are not JSON's
+            object.__setattr__(self, name, operator.index(getattr(self, name)))
+        if self.shuffle is not False and self.shuffle is not True and self.shuffle != "full":
             raise UsageError(f'shuffle is {self.shuffle!r}; it must be False, True or "full"')
-        for name in ("lanes", "grain", "window"):
-            if getattr(self, name) < 1:
-                raise UsageError(f"{name} is {getattr(self, name)}; it must be at least 1")
+        for name, least in (("seed", 0), ("lanes", 1), ("grain", 1), ("window", 1)):
+            if not least <= getattr(self, name) < 2**63:
+                value = getattr(self, name)
+                raise UsageError(f"{name} is {value}; it must be at least {least} and below 2**63")
 
     @classmethod
     def settle(
@@ -87,12 +90,14 @@ class OrderRule:
                 if value is not None:
                     raise UsageError(f"{name}= has a meaning only with shuffle=True")
             return cls(seed, shuffle, 1, 1, max(total, 1))
+        usual = max(MIN_WINDOW, 4 * total // max(len(counts), 1)) if window is None else window
+        # Two windows or fewer are one window: lanes of so few samples would mix next to nothing.
+        is_small = lanes is None and total <= 2 * usual
         if window is None:
-            window = max(MIN_WINDOW, 4 * total // max(len(counts), 1))
+            window = max(total, 1) if is_small else usual
         if lanes is None:
             fits = [n * world_size for n in _LANES_PER_RANK if total // (n * world_size) >= window]
-            # Two windows or fewer are one window: lanes would mix next to nothing.
-            lanes = fits[0] if fits and total > 2 * window else 1
+            lanes = fits[0] if fits and not is_small else 1
         return cls(seed, shuffle, lanes, grain if grain is not None else batch_size, window)
 
 
@@ -127,6 +132,11 @@ class Order:
         quotient, remainder = divmod(self._total, rule.lanes)
         self._edges = lanes * quotient + lanes * remainder // rule.lanes
         self._turns = quotient // rule.grain  # whole turns in which every lane has a grain to give
+        if quotient // rule.window >= _MAX_WINDOWS:
+            raise UsageError(
+                f"window={rule.window} cuts lanes of {quotient} samples into more than "
+                f"{_MAX_WINDOWS} windows; a larger window or more lanes are wanted"
+            )
         # What the lanes have left over follows, lane after lane; where each one's begins there.
         self._leftovers = self._edges - lanes * self._turns * rule.grain
 
@@ -173,13 +183,25 @@ class Order:
         start = self._edges[lane]
         size = self._edges[lane + 1] - start
         # round(size / window), half up, but at least one window
-        windows = np.maximum(1, (2 * size + self._rule.window) // (2 * self._rule.window))
-        window = ((place + 1) * windows - 1) // size  # window j is [j*size//windows, ...)
-        begin = window * size // windows
-        length = (window + 1) * size // windows - begin
+        windows, rest = np.divmod(size, self._rule.window)
+        windows = np.maximum(1, windows + (rest >= self._rule.window - rest))
+        # Window j is [begins(j), begins(j + 1)). A guess by floating point is off by at most one,
+        # and its correction is exact, where place * windows would not fit 64 bits.
+        window = (place * (windows / size)).astype(np.int64)
+        window -= _begins(window, size, windows) > place
+        window += _begins(window + 1, size, windows) <= place
+        begin = _begins(window, size, windows)
+        length = _begins(window + 1, size, windows) - begin
         key = key_of(_SAMPLES, self._rule.seed, self._epoch, lane, window)
         places: Ints = start + begin + permute(place - begin, length, key)
         return places
+
+
+def _begins(window: Ints, size: Ints, windows: Ints) -> Ints:
+    """floor(window * size / windows), for up to 2**31 windows and any size."""
+    quotient, rest = np.divmod(size, windows)
+    begins: Ints = window * quotient + window * rest // windows
+    return begins
 
 
 def sample_seeds(seed: int, epoch: int, positions: Ints) -> NDArray[np.uint64]:

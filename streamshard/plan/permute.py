@@ -1,10 +1,11 @@
 """A keyed permutation of 0..n-1 that can be asked for any one place: no memory, random access.
 
-A Feistel network over a grid of about sqrt(n) by sqrt(n) cells with modular addition for its rounds
-(Black and Rogaway, "Ciphers with Arbitrary Finite Domains", CT-RSA 2002), with cycle-walking for
-the few cells past n. The round function is the finalizer of SplitMix64 (Steele, Lea and Flood,
-"Fast Splittable Pseudorandom Number Generators", OOPSLA 2014). Only 64-bit integer operations, so
-the numbers are the same on every machine and numpy version.
+Few things are permuted by the order of their hashes; many by a Feistel network over a grid of about
+sqrt(n) by sqrt(n) cells with modular addition for its rounds (Black and Rogaway, "Ciphers with
+Arbitrary Finite Domains", CT-RSA 2002), with cycle-walking for the few cells past n. The
+round function is the finalizer of SplitMix64 (Steele, Lea and Flood, "Fast Splittable Pseudorandom
+Number Generators", OOPSLA 2014). Only 64-bit integer operations, so the numbers are the same on
+every machine and numpy version.
 """
 
 from __future__ import annotations
@@ -17,7 +18,10 @@ U64 = NDArray[np.uint64]
 _GOLDEN = np.uint64(0x9E3779B97F4A7C15)
 _MULTIPLIERS = np.uint64(0xBF58476D1CE4E5B9), np.uint64(0x94D049BB133111EB)
 _SHIFTS = np.uint64(30), np.uint64(27), np.uint64(31)
-_ROUNDS = 8  # even; with 6, permutations of five things are visibly uneven
+_ROUNDS = 8  # even
+# Up to here by sorting hashes: few things have few permutations, and a network does not reach all
+# of them evenly (of nine things, for one, only the even ones).
+_SORTED = 32
 
 
 def mix(value: U64) -> U64:
@@ -53,12 +57,24 @@ def permute(place: NDArray[np.int64], size: NDArray[np.int64], key: U64) -> NDAr
     result = np.array(place, np.uint64)
     sizes = np.broadcast_to(size.astype(np.uint64), result.shape)
     keys = np.broadcast_to(key, result.shape)
-    todo = np.arange(len(result))
+    few = sizes <= np.uint64(_SORTED)
+    result[few] = _ranks(result[few], sizes[few], keys[few])
+    todo = np.flatnonzero(~few)
     while len(todo):
         # At most one cell in sqrt(size) lies past the end, so this loop nearly always ends at once.
         result[todo] = _walk(result[todo], sizes[todo], keys[todo])
         todo = todo[result[todo] >= sizes[todo]]
     return result.astype(np.int64)
+
+
+def _ranks(place: U64, size: U64, key: U64) -> U64:
+    """The rank of each place's hash among those of all places: exact, and O(size) for each."""
+    others = np.arange(_SORTED, dtype=np.uint64)
+    hashes = mix(others * _GOLDEN + key[:, None])  # (n, places)
+    own = mix(place * _GOLDEN + key)[:, None]
+    before = (hashes < own) | ((hashes == own) & (others < place[:, None]))
+    ranks: U64 = (before & (others < size[:, None])).sum(1).astype(np.uint64)
+    return ranks
 
 
 def _walk(place: U64, size: U64, key: U64) -> U64:

@@ -120,6 +120,7 @@ class Job:
 def work(job: Job, connection: Connection) -> None:
     """The main function of a worker process."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the trainer's; it ends its workers
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)  # not a handler that the trainer has set
     _exit_with(job.parent)
     torch.set_num_threads(1)
     # These mean that the trainer is done with us.

@@ -1,4 +1,4 @@
-"""The `streamshard` command as a process of its own."""
+"""The `streamshard` command, as a process of its own and in this one."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import streamshard
 
@@ -22,6 +22,13 @@ class Done(NamedTuple):
     status: int
     out: str
     err: str
+
+
+class Here(Protocol):
+    """Runs a command in this process, which spares a start; what the fixture `here` gives."""
+
+    def __call__(self, *arguments: Any, cwd: Path) -> Done:
+        """Run it to its end; an exception that it does not turn into a line comes through."""
 
 
 def environment(**more: str) -> dict[str, str]:

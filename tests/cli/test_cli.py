@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 import streamshard as ss
-from tests.cli.command import COMMAND, environment, streamshard_command
+from tests.cli.command import COMMAND, Here, environment, streamshard_command
 from tests.pack.sources import class_folders, files_of, image_bytes, write_files, write_tar
 
 GRAPHS = b"""
@@ -67,13 +67,14 @@ def test_pack_images_writes_what_the_api_writes(place: Path, tmp_path: Path) -> 
     }
 
 
-def test_the_options_of_pack_images_arrive(place: Path, tmp_path: Path) -> None:
+def test_the_options_of_pack_images_arrive(place: Path, tmp_path: Path, here: Here) -> None:
     options: dict[str, Any] = {"resize": 4, "quality": 50, "seed": 3, "keys": "number"}
     flags = [text for name, value in options.items() for text in (f"--{name}", value)]
     write_files(tmp_path / "dst", {"shard-000000.tar": b"an earlier one"})
-    done = streamshard_command(
+    done = here(
         *("pack", "images", place / "photos", tmp_path / "dst", *flags),
         *("--format", "jpg", "--shard-size", "5KB", "--workers", 0, "--overwrite"),
+        cwd=tmp_path,
     )
     assert (done.status, done.err) == (0, "")
     ss.pack_images(
@@ -84,11 +85,11 @@ def test_the_options_of_pack_images_arrive(place: Path, tmp_path: Path) -> None:
     assert ss.open(str(tmp_path / "api")).manifest.fingerprint in done.out
 
 
-def test_skipped_images_are_counted_and_listed(tmp_path: Path) -> None:
+def test_skipped_images_are_counted_and_listed(tmp_path: Path, here: Here) -> None:
     files = {"a.png": image_bytes(), "b c.png": b"no image", "d.png": image_bytes("PNG")[:-30]}
     write_files(tmp_path / "src", files)
     flags = ("--on-error", "skip", "--no-shuffle")
-    done = streamshard_command("pack", "images", "src", "dst", *flags, cwd=tmp_path)
+    done = here("pack", "images", "src", "dst", *flags, cwd=tmp_path)
     assert (done.status, done.err) == (0, "")
     lines = done.out.splitlines()
     assert lines[0].startswith("dst: 1 samples in 1 shards")
@@ -111,32 +112,32 @@ def test_pack_graphs_takes_a_file_of_the_current_folder(place: Path, tmp_path: P
         assert sample["json"] == {"name": f"ring {nodes}"}
 
 
-def test_index_makes_sidecars_that_every_command_reads(tmp_path: Path) -> None:
+def test_index_makes_sidecars_that_every_command_reads(tmp_path: Path, here: Here) -> None:
     write_tar(tmp_path / "own" / "x.tar", [("a.txt", b"12"), ("a.CLS", b"7"), ("b.txt", b"345")])
     done = streamshard_command("index", "own/x.tar", "--out", "index", "--json", cwd=tmp_path)
     assert (done.status, done.err) == (0, "")
     assert one_object(done.out)["samples"] == 2
     assert set(files_of(tmp_path / "own")) == {"x.tar"}
-    listed = streamshard_command("ls", "own", "--index", "index", cwd=tmp_path)
+    listed = here("ls", "own", "--index", "index", cwd=tmp_path)
     assert (listed.status, listed.err) == (0, "")
     assert listed.out == "a\tx.tar\ttxt:2 cls:1\nb\tx.tar\ttxt:3\n"
-    verified = streamshard_command("verify", "own", "--index", "index", "--json", cwd=tmp_path)
+    verified = here("verify", "own", "--index", "index", "--json", cwd=tmp_path)
     assert one_object(verified.out) == {"whole": True, "samples": 2, "findings": []}
 
 
-def test_info_tells_what_a_dataset_is(place: Path) -> None:
+def test_info_tells_what_a_dataset_is(place: Path, here: Here) -> None:
     done = streamshard_command("info", "packed", cwd=place)
     assert (done.status, done.err) == (0, "")
     manifest = ss.open(str(place / "packed")).manifest
-    assert "20 samples in 4 shards" in done.out
+    assert f"20 samples in {len(manifest.table)} shards" in done.out
     assert f"fingerprint {manifest.fingerprint}\n" in done.out
     assert "part png: image, size [7, 9]\n" in done.out
     assert "part cls: int\n" in done.out
     assert "2 classes: ant, bee\n" in done.out
-    result = one_object(streamshard_command("info", "packed", "--json", cwd=place).out)
+    result = one_object(here("info", "packed", "--json", cwd=place).out)
     assert result == {
         "samples": 20,
-        "shards": 4,
+        "shards": len(manifest.table),
         "bytes": int(manifest.table.nbytes.sum()),
         "parts": {"png": {"codec": "image", "size": [7, 9]}, "cls": {"codec": "int"}},
         "classes": ["ant", "bee"],
@@ -144,13 +145,13 @@ def test_info_tells_what_a_dataset_is(place: Path) -> None:
     }
 
 
-def test_ls_gives_one_line_or_one_object_for_each_sample(place: Path) -> None:
+def test_ls_gives_one_line_or_one_object_for_each_sample(place: Path, here: Here) -> None:
     shards = ss.open(str(place / "packed"))
     done = streamshard_command("ls", "packed", cwd=place)
     assert (done.status, done.err) == (0, "")
     lines = [line.split("\t") for line in done.out.splitlines()]
     assert [key for key, _, _ in lines] == list(shards.keys())
-    as_json = streamshard_command("ls", "packed", "--json", cwd=place)
+    as_json = here("ls", "packed", "--json", cwd=place)
     objects = [json.loads(line) for line in as_json.out.splitlines()]
     assert len(objects) == len(lines) == 20
     for (key, shard, sizes), value in zip(lines, objects, strict=True):
@@ -162,26 +163,26 @@ def test_ls_gives_one_line_or_one_object_for_each_sample(place: Path) -> None:
 def test_verify_says_that_all_is_whole(place: Path) -> None:
     done = streamshard_command("verify", "packed", cwd=place)
     assert (done.status, done.err) == (0, "")
-    assert done.out == "packed: 20 samples in 4 shards, all whole\n"
+    shards = len(ss.open(str(place / "packed")).manifest.table)
+    assert done.out == f"packed: 20 samples in {shards} shards, all whole\n"
 
 
-def test_version_and_help_are_printed() -> None:
+def test_version_and_help_are_printed(tmp_path: Path, here: Here) -> None:
     version = streamshard_command("--version")
     assert version == (0, f"streamshard {ss.__version__}\n", "")
     for arguments in (["--help"], ["pack", "images", "--help"]):
-        done = streamshard_command(*arguments)
+        done = here(*arguments, cwd=tmp_path)
         assert (done.status, done.err) == (0, "")
         wanted = ["pack", "index", "info", "ls", "verify"] if len(arguments) == 1 else ["--resize"]
         assert all(word in done.out for word in wanted)
 
 
-@pytest.mark.parametrize("command", ["ls", "info"])
-def test_a_reader_that_goes_away_is_no_error(place: Path, command: str) -> None:
+def test_a_reader_that_goes_away_is_no_error(place: Path) -> None:
     # What `streamshard ls packed | head -1` comes to, at its worst: nobody reads at all.
     reading, writing = os.pipe()
     os.close(reading)
     done = subprocess.run(
-        [*COMMAND, command, "packed"],
+        [*COMMAND, "ls", "packed"],
         stdout=writing,
         stderr=subprocess.PIPE,
         text=True,

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 import streamshard as ss
-from tests.cli.command import streamshard_command
+from tests.cli.command import Done, Here, streamshard_command
 from tests.pack.sources import class_folders, image_bytes, tars_of, write_files, write_tar
 
 
@@ -55,16 +55,11 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
         ("pack images mixed dst", 1, "several formats (b.jpg, a.png); --format"),
         ("pack images photos packed", 2, "packed holds .streamshard already; --overwrite"),
         ("pack images photos dst --shard-size huge", 2, "'huge'"),
-        ("pack images photos dst --quality 101", 2, "--quality"),
-        ("pack images photos dst --format gif", 2, "--format"),
-        ("pack images photos dst --colour red", 2, "--colour"),
-        ("pack images photos", 2, "DST"),
         ("pack graphs graphs dst", 2, "'graphs'"),
         ("pack graphs nowhere:rings dst", 2, "nowhere"),
         ("pack graphs graphs.py:NUMBER dst", 2, "NUMBER"),
         ("pack graphs graphs.py:text dst", 1, "000"),
         ("index nowhere", 1, "nowhere/*.tar: no such tar"),
-        ("index no-index/x-{0.tar", 2, "x-{0.tar"),
         ("index cut", 1, "cut/x.tar: truncated"),
         ("index packed", 1, "packed has an index already"),
         ("info nowhere", 1, "nowhere: no such folder"),
@@ -75,20 +70,35 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
         ("info other-json", 1, "other-json/.streamshard/manifest.json: "),
         ("info other-table", 1, "other-table/.streamshard/shards.safetensors: "),
         ("ls out-of-step", 1, "shard-000000.index.safetensors: out of step"),
+        # What typer itself refuses:
+        ("pack images photos dst --quality 101", 2, "--quality"),
+        ("pack images photos dst --format gif", 2, "--format"),
+        ("pack images photos dst --colour red", 2, "--colour"),
+        ("pack images photos", 2, "DST"),
         ("lst packed", 2, "lst"),
     ],
 )
 def test_bad_input_is_one_line_that_names_the_thing(
-    place: Path, command: str, status: int, named: str
+    place: Path, here: Here, command: str, status: int, named: str
 ) -> None:
-    done = streamshard_command(*command.split(), cwd=place)
+    assert_refused(here(*command.split(), cwd=place), status, named)
+    assert not (place / "dst" / ".streamshard" / "manifest.json").exists()
+
+
+def test_a_process_ends_with_that_line_and_status(place: Path) -> None:
+    done = streamshard_command("pack", "images", "photos", "packed", cwd=place)
+    assert_refused(done, 2, "packed holds .streamshard already")
+    done = streamshard_command("info", "no-index", cwd=place)
+    assert_refused(done, 1, "`streamshard index no-index`")
+
+
+def assert_refused(done: Done, status: int, named: str) -> None:
     assert named in done.err
+    assert done.err.startswith("streamshard: ")
     assert done.err.endswith("\n")
     assert done.err.count("\n") == 1
-    assert done.err.startswith("streamshard: ")
     assert done.out == ""
     assert done.status == status
-    assert not (place / "dst" / ".streamshard" / "manifest.json").exists()
 
 
 def changed(folder: Path, copy: Path, at: int) -> Path:
@@ -100,27 +110,25 @@ def changed(folder: Path, copy: Path, at: int) -> Path:
     return copy
 
 
-def test_verify_names_the_sample_of_a_flipped_byte(place: Path, tmp_path: Path) -> None:
+def test_verify_names_the_sample_of_a_flipped_byte(place: Path, tmp_path: Path, here: Here) -> None:
     shards = ss.open(str(place / "packed"))
-    row = 3
-    key = shards.index(0).keys[row]
-    offset = int(shards.extent(0, "png").offset[row])
+    key = shards.index(0).keys[3]
+    offset = int(shards.extent(0, "png").offset[3])
     copy = changed(place / "packed", tmp_path / "flipped", offset + 20)
     done = streamshard_command("verify", copy)
-    assert done.status == 1
-    assert done.err == ""
+    assert (done.status, done.err) == (1, "")
     assert done.out.count("\n") == 1
     assert f"shard-000000.tar: key {key}, part png at offset {offset}: crc32" in done.out
-    as_json = streamshard_command("verify", copy, "--json")
-    assert as_json.status == 1
+    as_json = here("verify", copy, "--json", cwd=tmp_path)
+    assert (as_json.status, as_json.err) == (1, "")
     value = json.loads(as_json.out)
     assert value == {"whole": False, "samples": 8, "findings": [done.out.rstrip("\n")]}
 
 
 def test_verify_goes_on_to_the_end_over_tars_cut_lost_and_swapped(
-    place: Path, tmp_path: Path
+    place: Path, tmp_path: Path, here: Here
 ) -> None:
-    ss.pack_images(place / "photos", tmp_path / "own", shard_size=5_000)
+    ss.pack_images(place / "photos", tmp_path / "own", shard_size=6_000)
     tars = tars_of(tmp_path / "own")
     assert len(tars) == 4
     tars[0].write_bytes(tars[0].read_bytes()[:-2_000])
@@ -129,15 +137,23 @@ def test_verify_goes_on_to_the_end_over_tars_cut_lost_and_swapped(
     assert len(one) == len(other)
     tars[2].write_bytes(other)
     tars[3].write_bytes(one)
-    done = streamshard_command("verify", tmp_path / "own")
+    done = here("verify", "own", cwd=tmp_path)
     assert (done.status, done.err) == (1, "")
     findings = done.out.splitlines()
-    for number, what in enumerate(["", "not found", "out of step", "out of step"]):
-        mine = [line for line in findings if f"shard-{number:06d}.tar" in line]
+    for number, what in enumerate(["truncated", "not found", "out of step", "out of step"]):
+        mine = [line for line in findings if f"own/shard-{number:06d}.tar" in line]
         assert any(what in line for line in mine), (number, findings)
 
 
-def test_verify_reports_an_index_that_was_changed(place: Path) -> None:
-    done = streamshard_command("verify", "out-of-step", cwd=place)
+def test_verify_reports_an_index_that_was_changed(place: Path, here: Here) -> None:
+    done = here("verify", "out-of-step", cwd=place)
     assert (done.status, done.err) == (1, "")
     assert "shard-000000.index.safetensors: out of step" in done.out
+
+
+def test_verify_tolerates_files_that_it_does_not_know(
+    place: Path, tmp_path: Path, here: Here
+) -> None:
+    shutil.copytree(place / "packed", tmp_path / "own")
+    write_files(tmp_path / "own", {"README": b"x", "x.tar": b"x", ".streamshard/more": b"x"})
+    assert here("verify", "own", cwd=tmp_path).status == 0

@@ -4,6 +4,7 @@ import json
 import os
 import pty
 import subprocess
+import time
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -38,7 +39,7 @@ def test_without_a_terminal_progress_is_a_line_now_and_then_on_standard_error(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     now = 100.0
-    monkeypatch.setattr(show.time, "monotonic", lambda: now)
+    monkeypatch.setattr(time, "monotonic", lambda: now)
     with show.progress("packing") as report:
         for second in range(21):
             now = 100.0 + second

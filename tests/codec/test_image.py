@@ -11,13 +11,13 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
-from tests.codec.pictures import by_pillow, difference, encoded, picture, samples
 
 from streamshard.codec import image
 from streamshard.codec.base import Form
 from streamshard.codec.crop import CenterCrop, RandomResizedCrop, Resize
 from streamshard.codec.image import ImageCodec, decode_pixels, image_size
 from streamshard.codec.registry import IMAGE_SUFFIXES, codec_of
+from tests.codec.pictures import by_pillow, difference, encoded, picture, samples
 
 SAMPLES = samples()
 CODEC = ImageCodec("png")
@@ -130,7 +130,9 @@ class TestDamaged:
             with pytest.raises(ValueError):  # noqa: PT011
                 CODEC.pack(bytes(changed))
 
-    @pytest.mark.parametrize("data", [b"", b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"RIFF", b"hello"])
+    @pytest.mark.parametrize(
+        "data", [b"", b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"RIFF", b"hello"]
+    )
     def test_what_is_no_image_is_refused(self, data: bytes) -> None:
         for read in (CODEC.decode, CODEC.pack, image_size, decode_pixels):
             with pytest.raises(ValueError, match="not "):

@@ -140,7 +140,7 @@ def test_two_parts_of_one_suffix_are_refused() -> None:
 @pytest.mark.parametrize("key", ["__a", "b/__a"])
 @pytest.mark.parametrize("part", ["b", "b__", "c.b__"])
 def test_what_is_written_is_what_webdataset_reads(tmp_path: Path, key: str, part: str) -> None:
-    writer = ss.ShardWriter(str(tmp_path))
+    writer = ss.ShardWriter(tmp_path)
     try:
         writer.write({"__key__": key, part: b"data"})
     except SampleError as error:

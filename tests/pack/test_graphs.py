@@ -134,7 +134,8 @@ def test_without_shuffle_graphs_are_packed_in_their_order(tmp_path: Path) -> Non
 
 
 def test_an_empty_source_is_an_error(tmp_path: Path) -> None:
-    for nothing in ([], iter([])):
+    sources: list[Any] = [[], iter([])]
+    for nothing in sources:
         with pytest.raises(PackError, match="dst: no sample was written"):
             ss.pack_graphs(nothing, tmp_path / "dst")
     assert files_of(tmp_path) == {}
@@ -161,7 +162,10 @@ BAD = {
         r"edge_index is .*\[3, 1\]",
     ),
     "nan": (ring(3).update({"x": torch.full((3, 3), NAN)}), "field 'x' holds NaN"),
-    "infinity": (ring(3).update({"x": torch.full((3, 3), -INFINITY)}), "field 'x' holds NaN or inf"),
+    "infinity": (
+        ring(3).update({"x": torch.full((3, 3), -INFINITY)}),
+        "field 'x' holds NaN or inf",
+    ),
     "empty": (Data(x=torch.zeros(0, 3), edge_index=torch.zeros(2, 0).long()), "without nodes"),
     "field-in-some-only": (ring(3, z=torch.zeros(3)), "field 'z' is in some graphs only"),
     "field-lacking": (Data(x=torch.zeros(2, 3)), "field 'edge_index' is in some graphs only"),

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import io
 import os
-from concurrent.futures import Executor, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -206,13 +206,14 @@ def test_one_format_is_made_of_several(tmp_path: Path) -> None:
 def test_the_order_is_random_by_the_seed_and_sorted_without_shuffle(tmp_path: Path) -> None:
     class_folders(tmp_path / "src", each=10)
     orders = {}
-    for name, options in (
+    settings: list[tuple[str, dict[str, Any]]] = [
         ("sorted", {"shuffle": False}),
         ("default", {}),
         ("zero", {"seed": 0}),
         ("one", {"seed": 1}),
-    ):
-        ss.pack_images(tmp_path / "src", tmp_path / name, **options)  # type: ignore[arg-type]
+    ]
+    for name, options in settings:
+        ss.pack_images(tmp_path / "src", tmp_path / name, **options)
         orders[name] = keys_of(tmp_path / name)
     assert orders["sorted"] == sorted(orders["sorted"])
     assert orders["default"] == orders["zero"]
@@ -223,15 +224,14 @@ def test_the_order_is_random_by_the_seed_and_sorted_without_shuffle(tmp_path: Pa
 def test_the_bytes_do_not_depend_on_who_encodes(tmp_path: Path) -> None:
     class_folders(tmp_path / "src", each=40)  # more samples than travel to a worker together
 
-    def packed(name: str, workers: int | None = None, executor: Executor | None = None) -> Any:
+    def packed(name: str, **options: Any) -> dict[str, bytes]:
         ss.pack_images(
             tmp_path / "src",
             tmp_path / name,
             shard_size=30_000,
             resize=5,
             format="jpg",
-            workers=workers,
-            executor=executor,
+            **options,
         )
         return files_of(tmp_path / name)
 
@@ -239,6 +239,7 @@ def test_the_bytes_do_not_depend_on_who_encodes(tmp_path: Path) -> None:
     assert len(alone) > 6
     assert packed("1", workers=1) == alone
     assert packed("3", workers=3) == alone
+    assert packed("forkserver", workers=1, start_method="forkserver") == alone
     with ThreadPoolExecutor(2) as threads:
         assert packed("threads", executor=threads) == alone
         assert threads.submit(int, "7").result() == 7  # it is ours still

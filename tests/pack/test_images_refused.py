@@ -138,7 +138,7 @@ def test_a_file_that_vanishes_while_packing_is_named(tmp_path: Path, threads: bo
     class_folders(tmp_path / "src", ["ant"], each=5)
     gone = tmp_path / "src" / "ant" / "4.png"
 
-    def pack(dst: str, **options: Any) -> ss.errors.StreamshardError | Any:
+    def pack(dst: str, **options: Any) -> Any:
         gone.write_bytes(image_bytes())
 
         class Vanishing(ThreadPoolExecutor):

@@ -83,9 +83,7 @@ def test_a_link_or_device_is_refused(tmp_path: Path, type: bytes) -> None:
 
 
 @pytest.mark.parametrize("members", [[], [("README", b"x")], [("__meta__/a.json", b"{}")]])
-def test_a_tar_without_samples_is_refused(
-    tmp_path: Path, members: list[tuple[str, bytes]]
-) -> None:
+def test_a_tar_without_samples_is_refused(tmp_path: Path, members: list[tuple[str, bytes]]) -> None:
     write_tar(tmp_path / "x.tar", members)
     refused(tmp_path, DamagedError, r"x\.tar: no sample")
 
@@ -149,9 +147,9 @@ def test_tars_that_have_an_index_are_refused_and_keep_it(tmp_path: Path) -> None
     write_tar(tmp_path / "x.tar", MEMBERS)
     ss.index_tars(tmp_path)
     before = files_of(tmp_path)
-    for options in ({}, {"out": str(tmp_path)}):
+    for out in (None, str(tmp_path)):
         with pytest.raises(PackError, match=f"{tmp_path} has an index already; remove "):
-            ss.index_tars(tmp_path / "x.tar", **options)
+            ss.index_tars(tmp_path / "x.tar", out=out)
     assert files_of(tmp_path) == before
 
 

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import itertools
 import os
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -47,7 +48,7 @@ class Numbers:
 def pack_numbers(
     folder: Path, numbers: Sequence[int], shard_size: int = 200_000, **options: Any
 ) -> Any:
-    writer = ss.ShardWriter(str(folder), shard_size=shard_size)
+    writer = ss.ShardWriter(folder, shard_size=shard_size)
     return pack(Numbers(numbers), writer, **{"workers": 0, **options})
 
 
@@ -129,7 +130,7 @@ def test_only_a_bounded_number_of_samples_is_held(tmp_path: Path) -> None:
         furthest = max(furthest, loaded - samples)
 
     with ThreadPoolExecutor(2) as executor:
-        writer = ss.ShardWriter(str(tmp_path / "own"))
+        writer = ss.ShardWriter(tmp_path / "own")
         source = Numbers(range(5000), load)
         pack(source, writer, workers=2, executor=executor, progress=progress)
     assert loaded == 5000
@@ -152,8 +153,18 @@ def test_progress_counts_skipped_inputs_too_and_ends_at_the_total(tmp_path: Path
     assert size - 1024 <= nbytes[-1] <= size  # the last end-of-tar mark is still to come
 
 
+@pytest.mark.parametrize("shard_size", [1_000_000, 3_000])  # all in one shard, or each in its own
+def test_a_key_that_is_there_twice_is_skipped_wherever_it_lies(
+    tmp_path: Path, shard_size: int
+) -> None:
+    numbers = [1, 2, 3, 1, 4]
+    summary = pack_numbers(tmp_path / "own", numbers, shard_size, on_error="skip")
+    assert (summary.samples, len(summary.skipped)) == (4, 1)
+    assert "'000001' is there twice" in summary.skipped[0]
+
+
 def test_a_worker_that_dies_is_an_error_of_ours_and_leaves_no_dataset(tmp_path: Path) -> None:
-    writer = ss.ShardWriter(str(tmp_path / "own"))
+    writer = ss.ShardWriter(tmp_path / "own")
     with pytest.raises(WorkerError):
         pack(Numbers(range(3), end_at_once), writer, workers=1)
     assert not any(name.endswith((".tmp", "manifest.json")) for name in files_of(tmp_path))
@@ -169,7 +180,7 @@ def test_a_pack_order_is_a_permutation_by_the_seed() -> None:
 def test_a_pack_order_brings_far_inputs_together() -> None:
     # Of 100 neighbours, hardly any were neighbours before.
     order = pack_order(10_000, 0)
-    near = sum(abs(one - other) < 100 for one, other in zip(order, order[1:], strict=False))
+    near = sum(abs(one - other) < 100 for one, other in itertools.pairwise(order))
     assert near < 400
 
 

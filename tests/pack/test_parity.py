@@ -56,7 +56,7 @@ def test_every_key_is_read_alike_by_all_or_refused_by_name(
     written: Samples = []
     tried: set[str] = set()
     contents = iter(data.draw(st.lists(st.binary(max_size=700), min_size=1, max_size=6)) * 200)
-    with ss.ShardWriter(str(root / "own"), shard_size=20_000) as writer:
+    with ss.ShardWriter(root / "own", shard_size=20_000) as writer:
         for key in _as_they_are_and_escaped(keys):
             if key in tried:
                 continue
@@ -117,7 +117,7 @@ def test_an_empty_part_and_one_of_a_whole_block_are_read_alike_by_all(tmp_path: 
         ("block", {"bin": bytes(512)}),
         ("more", {"bin": bytes(range(256)) * 2 + b"\0"}),
     ]
-    with ss.ShardWriter(str(tmp_path / "own")) as writer:
+    with ss.ShardWriter(tmp_path / "own") as writer:
         for key, parts in samples:
             writer.write({"__key__": key, **parts})
     assert_read_alike(tmp_path / "own", tmp_path / "scratch", samples)

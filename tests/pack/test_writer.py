@@ -26,7 +26,7 @@ END_BYTES = 1024
 
 
 def write(folder: Path, keys: list[str], **options: Any) -> ss.ShardWriter:
-    with ss.ShardWriter(str(folder), **options) as writer:
+    with ss.ShardWriter(folder, **options) as writer:
         for key in keys:
             writer.write({"__key__": key, "txt": key})
     return writer
@@ -67,7 +67,7 @@ def test_shards_are_as_full_as_the_size_allows_and_no_fuller(
     tmp_path_factory: pytest.TempPathFactory, sizes: list[int], shard_size: int
 ) -> None:
     folder = tmp_path_factory.mktemp("roll") / "own"
-    with ss.ShardWriter(str(folder), shard_size=shard_size) as writer:
+    with ss.ShardWriter(folder, shard_size=shard_size) as writer:
         for number, size in enumerate(sizes):
             writer.write({"__key__": f"{number:06d}", "bin": bytes(size)})
     in_tar = [512 + -(-size // 512) * 512 for size in sizes]
@@ -85,7 +85,7 @@ def test_shards_are_as_full_as_the_size_allows_and_no_fuller(
 
 
 def test_a_sample_larger_than_a_shard_lies_alone_in_one(tmp_path: Path) -> None:
-    with ss.ShardWriter(str(tmp_path / "own"), shard_size="10KB") as writer:
+    with ss.ShardWriter(tmp_path / "own", shard_size="10KB") as writer:
         for key, size in (("a", 10), ("large", 50_000), ("b", 10), ("c", 10)):
             writer.write({"__key__": key, "bin": bytes(size)})
     assert [shard.samples for shard in writer.manifest.table] == [1, 1, 2]
@@ -129,7 +129,7 @@ def test_nothing_tells_where_or_by_whom_it_was_written(tmp_path: Path) -> None:
 
 
 def test_the_manifest_is_what_lies_on_disk(tmp_path: Path) -> None:
-    writer = ss.ShardWriter(str(tmp_path / "own"), shard_size=4_000, classes=["x"])
+    writer = ss.ShardWriter(tmp_path / "own", shard_size=4_000, classes=["x"])
     with pytest.raises(UsageError, match="not closed yet"):
         assert writer.manifest
     for key in "abcde":
@@ -155,7 +155,7 @@ def test_a_key_that_is_there_twice_is_refused_by_name(tmp_path: Path, size: str)
 
 @pytest.mark.parametrize("parts", [{}, {"txt": "a"}, {"txt": "a", "cls": 1, "json": {}}])
 def test_every_sample_has_the_parts_of_the_first(tmp_path: Path, parts: dict[str, Any]) -> None:
-    writer = ss.ShardWriter(str(tmp_path / "own"))
+    writer = ss.ShardWriter(tmp_path / "own")
     writer.write({"__key__": "a", "txt": "a", "cls": 0})
     with pytest.raises(SampleError, match=r"key b .*\['cls', 'txt'\]"):
         writer.write({"__key__": "b", **parts})
@@ -166,13 +166,13 @@ def test_every_sample_has_the_parts_of_the_first(tmp_path: Path, parts: dict[str
 
 def test_a_first_sample_without_parts_is_refused(tmp_path: Path) -> None:
     with pytest.raises(SampleError, match="key a: a sample without parts"):
-        ss.ShardWriter(str(tmp_path / "own")).write({"__key__": "a"})
+        ss.ShardWriter(tmp_path / "own").write({"__key__": "a"})
 
 
 def test_a_refused_sample_leaves_the_writer_as_it_was(tmp_path: Path) -> None:
     keys = ["a", "b", "c", "d", "e"]
     write(tmp_path / "clean", keys, shard_size=4_000)
-    with ss.ShardWriter(str(tmp_path / "own"), shard_size=4_000) as writer:
+    with ss.ShardWriter(tmp_path / "own", shard_size=4_000) as writer:
         for key in keys:
             writer.write({"__key__": key, "txt": key})
             for bad in ({"__key__": "..", "txt": "x"}, {"__key__": "f", "cls": 1}):
@@ -183,7 +183,7 @@ def test_a_refused_sample_leaves_the_writer_as_it_was(tmp_path: Path) -> None:
 
 def test_a_key_that_is_there_twice_leaves_the_writer_as_it_was(tmp_path: Path) -> None:
     write(tmp_path / "clean", ["a", "b", "c"], shard_size=3_000)
-    with ss.ShardWriter(str(tmp_path / "own"), shard_size=3_000) as writer:  # one sample a shard
+    with ss.ShardWriter(tmp_path / "own", shard_size=3_000) as writer:  # one sample a shard
         for key in "abc":
             writer.write({"__key__": key, "txt": key})
             with pytest.raises(SampleError, match=f"key '{key}' is there twice"):
@@ -201,12 +201,20 @@ def test_an_empty_dataset_is_an_error_and_leaves_no_file(tmp_path: Path) -> None
 def test_after_an_error_there_is_no_dataset_and_no_temporary_file(
     tmp_path: Path, written: int
 ) -> None:
-    with pytest.raises(RuntimeError), ss.ShardWriter(str(tmp_path / "own"), shard_size=4_000) as w:
-        for number in range(written):
-            w.write({"__key__": str(number), "txt": "x"})
-        raise RuntimeError
+    def fail_after(samples: int) -> None:
+        with ss.ShardWriter(tmp_path / "own", shard_size=4_000) as writer:
+            for number in range(samples):
+                writer.write({"__key__": str(number), "txt": "x"})
+            raise RuntimeError
+
+    with pytest.raises(RuntimeError):
+        fail_after(written)
     names = set(files_of(tmp_path))
     assert not any(name.endswith((".tmp", "manifest.json")) for name in names)
+    assert len(tars_of(tmp_path / "own")) == max(0, written - 1) // 2  # two fit into each
+    for path in tars_of(tmp_path / "own"):
+        assert path.read_bytes().endswith(bytes(END_BYTES))
+        assert f"own/.streamshard/{path.stem}.index.safetensors" in names
     with pytest.raises(DatasetError):
         ss.open(str(tmp_path / "own"))
     write(tmp_path / "own", ["a"], overwrite=True)

@@ -71,10 +71,10 @@ def test_an_empty_state_is_refused() -> None:
     refuses({}, naming="version")
 
 
-@pytest.mark.parametrize("value", ["1", 1.0, None, True, -1, [1]])
 @pytest.mark.parametrize("name", ["epoch", "position", "seed", "lanes", "grain", "window"])
-def test_what_is_not_a_number_from_zero_up_is_refused_by_name(name: str, value: object) -> None:
-    refuses({**CURSOR.to_dict(), name: value}, naming=name)
+def test_what_is_not_a_number_from_zero_up_is_refused_by_name(name: str) -> None:
+    for value in ("1", 1.0, None, True, -1, [1]):
+        refuses({**CURSOR.to_dict(), name: value}, naming=name)
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 
 from streamshard.errors import UsageError
 from streamshard.plan.order import Order, OrderRule
-from tests.plan.draw import array
+from tests.oracle import laid_out
+from tests.plan.draw import array, samples_of, shards_as_laid_out
 
 VALID: dict[str, Any] = {"seed": 0, "shuffle": True, "lanes": 1, "grain": 1, "window": 1}
 
@@ -39,15 +40,24 @@ def test_a_dataset_of_at_most_two_windows_is_one_lane(total: int) -> None:
     assert settled([total], window=50).lanes == 1
 
 
-@pytest.mark.parametrize("total", [50, 74, 75, 99, 100])
-def test_a_dataset_of_at_most_two_windows_is_one_window(total: int) -> None:
-    # Over some epochs, a sample of one window comes in both halves; two windows would be a half
-    # each, and keep their samples.
-    rule = settled([total], window=50)
-    orders = [Order(array([total]), rule, epoch) for epoch in range(30)]
-    rows = [order.rows(np.arange(total))[1].tolist() for order in orders]
-    for sample in (0, total - 1):
-        assert {order.index(sample) < total / 2 for order in rows} == {True, False}
+@pytest.mark.parametrize(
+    "counts",
+    [
+        [500] * 2,  # less than a window
+        [192] * 8,  # one and a half
+        [193] * 8,
+        [20] * 100,
+        [256] * 8,  # two
+    ],
+)
+def test_a_dataset_of_at_most_two_windows_is_one_window(counts: list[int]) -> None:
+    rule = settled(counts)
+    half = sum(counts) // 2
+    for epoch in range(5):
+        # Two windows would be a half each, and keep their samples.
+        laid = laid_out(counts, shards_as_laid_out(counts, rule, epoch))
+        delivered = samples_of(Order(array(counts), rule, epoch))
+        assert set(delivered[:half]) != set(laid[:half])
 
 
 def test_a_dataset_of_more_than_two_windows_has_lanes() -> None:

@@ -145,7 +145,9 @@ class TestRefused:
         with pytest.raises(DamagedError, match="damaged header at offset 0"):
             tars.members(bz2.compress(tars.written([("a.bin", os.urandom(10_000))])))
 
-    @pytest.mark.parametrize("size", [b"-0000001000", (2**96 - 512).to_bytes(12, "big")])
+    @pytest.mark.parametrize(
+        "size", [b"-0000001000", (2**96 - 512).to_bytes(12), (2**96 - 2**80).to_bytes(12)]
+    )
     def test_a_negative_size(self, size: bytes) -> None:
         data = tars.with_type(tar.header("a.bin", 0), tarfile.REGTYPE, size) + tar.END
         scan = tar.scan(io.BytesIO(data), len(data), "x.tar")
@@ -203,7 +205,7 @@ class TestDamage:
         last = tars.members(data)[-1]
         end = last.offset + last.size + tar.padding(last.size) + len(tar.END)
         for cut in {*range(0, end, tar.BLOCK), *range(0, end, 37), end - 1}:
-            with pytest.raises(DamagedError, match="truncated|lone zero block"):
+            with pytest.raises(DamagedError, match=r"truncated|lone zero block"):
                 tars.members(data[:cut])
         for cut in {end, len(data)}:
             assert tars.members(data[:cut]) == tars.members(data)
