@@ -11,7 +11,6 @@ Machines are noisy, so absolute figures mean little: quote the ratios of one run
 import argparse
 import io
 import json
-import math
 import os
 import platform
 import resource
@@ -199,26 +198,8 @@ def plan() -> dict[str, float]:
 # ---- details
 
 
-def permutation_unevenness(rounds: int, size: int = 5, keys: int = 40_000) -> float:
-    """Chi-square per degree of freedom over all permutations of so few things; 1 is perfect."""
-    from streamshard.plan import permute
-
-    usual, permute._ROUNDS = permute._ROUNDS, rounds
-    try:
-        places = np.tile(np.arange(size), keys)
-        key = np.repeat(permute.key_of(np.arange(keys)), size)
-        rows = permute.permute(places, np.array([size]), key).reshape(keys, size)
-    finally:
-        permute._ROUNDS = usual
-    _, counts = np.unique(rows, axis=0, return_counts=True)
-    every = math.factorial(size)
-    expected = keys / every
-    squares = ((counts - expected) ** 2).sum() / expected + expected * (every - len(counts))
-    return float(squares / (every - 1))
-
-
 def details(folder: Path) -> dict[str, float]:
-    """Headers checked at once or with their data, and the permutation's rounds and price."""
+    """Headers checked at once or with their data, and the price of the permutation."""
     from streamshard.plan import permute
     from streamshard.shard import tar
 
@@ -256,7 +237,6 @@ def details(folder: Path) -> dict[str, float]:
         "us to permute 128 of 4,096 places": timed(lambda: permute.permute(places, sizes, keys))
         / 32
         * 1e6,
-        **{f"unevenness with {n} rounds": permutation_unevenness(n) for n in (4, 6, 8, 10)},
     }
     os.close(descriptor)
     return figures

@@ -161,7 +161,7 @@ def test_batches_that_are_kept_do_not_change(images: str) -> None:
         ({"seed": 9}, "seed=3"),
         ({"shuffle": "full"}, "shuffle=True"),
         ({"grain": 5}, "grain=8"),
-        ({"window": 99}, "window=1024"),
+        ({"window": 99}, "window=90"),
     ],
 )
 def test_a_state_of_something_else_is_refused_showing_both_sides(
