@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import enum
-import os
+import io
 import sys
 from typing import Annotated, Any
 
@@ -245,17 +245,23 @@ def verify(destination: Destination, index: IndexAt = None, as_json: AsJson = Fa
 
 def main() -> None:
     """Run the command; an error of ours is one line on standard error."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")  # names of files need not be text
     try:
-        app()
+        sys.exit(app(standalone_mode=False) or 0)
     except UsageError as error:
         _fail(error, 2)
     except StreamshardError as error:
         _fail(error, 1)
-    except KeyboardInterrupt:
-        _fail("interrupted", 130)
-    except BrokenPipeError:  # `streamshard ls | head`
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(0)
+    except Exception as error:
+        # Wrong usage, as typer finds it; the home of its exceptions differs between versions.
+        if not hasattr(error, "format_message"):
+            raise
+        if type(error).__name__ == "NoArgsIsHelpError":  # its message is the help
+            print(error.format_message())
+            sys.exit(2)
+        _fail(error.format_message(), 2)
 
 
 def _fail(error: object, status: int) -> None:

@@ -32,7 +32,7 @@ def format_bytes(count: int) -> str:
     """
     size, unit = float(count), "B"
     for unit in ("B", "kB", "MB", "GB", "TB"):
-        if size < 1000 or unit == "TB":
+        if round(size, 1) < 1000 or unit == "TB":
             break
         size /= 1000
     return f"{count} B" if unit == "B" else f"{size:.1f} {unit}"

@@ -37,7 +37,7 @@ def image_size(data: bytes) -> tuple[int, int]:
     if data[:3] == _JPEG:
         try:
             height, width, _, _ = simplejpeg.decode_jpeg_header(data, strict=False)
-        except ValueError as error:
+        except (ValueError, KeyError) as error:  # KeyError: a header without colour space
             raise ValueError(f"not a whole JPEG ({error})") from None
     else:
         with _pillow(data) as image:
@@ -129,7 +129,12 @@ def encode_pixels(pixels: Pixels, format: str, quality: int) -> bytes:
         pixels: (height, width, 3) uint8.
         format: jpg, png or webp.
         quality: Of jpg and webp, 1 to 100.
+
+    Raises:
+        ValueError: Another format.
     """
+    if format not in _FORMATS:
+        raise ValueError(f"{format} is read, not written; --format jpg (or png, webp, npy) is")
     if format in ("jpg", "jpeg"):
         return bytes(simplejpeg.encode_jpeg(np.ascontiguousarray(pixels), quality, "RGB", "420"))
     file = io.BytesIO()

@@ -7,12 +7,12 @@ from collections.abc import Mapping
 from typing import Any
 
 from streamshard.codec.base import Codec, Packed
-from streamshard.codec.registry import codec_of, suffix_of
+from streamshard.codec.registry import GRAPH_SUFFIX, codec_of, suffix_of
 from streamshard.errors import SampleError
 from streamshard.shard import tar
 
 KEY = "__key__"
-_PART_RULE = re.compile(r"^[a-z0-9_]+(\.[a-z0-9_]+)*$")
+_PART_RULE = re.compile(r"(?!__)[a-z0-9_]+(\.[a-z0-9_]+)*")
 
 
 def escape_key(key: str) -> str:
@@ -34,7 +34,7 @@ def check_key(key: str) -> None:
             something outside the safe subset.
     """
     components = key.split("/")
-    if key != escape_key(key).replace("%25", "%") or not all(components):
+    if not key.isascii() or key != escape_key(key).replace("%25", "%") or not all(components):
         raise SampleError(f"key {key!r} is not ASCII letters, digits and _/%+=,@~- only")
     if any(part.startswith("__") and part.endswith("__") for part in components):
         raise SampleError(f"key {key!r} has a __x__ component, which readers leave out")
@@ -58,7 +58,7 @@ class Encoder:
             SampleError: The name can't be a suffix in a tar.
         """
         if part not in self._codecs:
-            if not _PART_RULE.match(part):
+            if not _PART_RULE.fullmatch(part):
                 raise SampleError(
                     f"part {part!r} is not a lower-case suffix such as jpg or seg.png"
                 )
@@ -75,6 +75,8 @@ class Encoder:
         if not isinstance(key, str):
             raise SampleError(f"a sample needs a {KEY!r}, a str; {key!r} was given")
         check_key(key)
+        if GRAPH_SUFFIX in sample and "graph" in sample:
+            raise SampleError(f"key {key}: parts graph and {GRAPH_SUFFIX} are one in the tar")
         return key, {
             part: self._pack(key, part, value) for part, value in sample.items() if part != KEY
         }
@@ -86,7 +88,9 @@ class Encoder:
             raise SampleError(
                 f"key {key}: {name!r} is longer than {tar.MAX_NAME} bytes; --keys number is shorter"
             )
+        if tar.split_name(name) != (key, suffix_of(part)):
+            raise SampleError(f"key {key}, part {part}: {name!r} is a name that readers leave out")
         try:
             return codec.pack(value)
-        except (ValueError, TypeError) as error:
+        except (ValueError, TypeError, AttributeError, OverflowError) as error:
             raise SampleError(f"key {key}, part {part}: {error}") from None

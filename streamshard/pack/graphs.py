@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import importlib.util
 import os
@@ -50,6 +51,10 @@ class Graphs:
         self.codecs = {"graph": GraphCodec(allow_empty=allow_empty, allow_nan=allow_nan)}
         self.notes: list[str] = []
         self._graphs, self._seed = graphs, seed
+        if hasattr(graphs, "__cat_dim__") and not hasattr(graphs, "to_data_list"):
+            raise UsageError(
+                f"the source is one {type(graphs).__name__}; an iterable of graphs is wanted"
+            )
         if seed is not None and not _is_indexed(graphs):
             self.notes.append("not shuffled: the source can only be read once, from the front")
 
@@ -114,7 +119,7 @@ def graphs_of(spec: str) -> Iterable[Any]:
     if not callable(function):
         raise UsageError(f"{spec}: there is no callable {name!r} in {place}")
     graphs = function()
-    if not isinstance(graphs, Iterable):
+    if hasattr(graphs, "__cat_dim__") or not isinstance(graphs, Iterable):
         raise UsageError(f"{spec} returned a {type(graphs).__name__}, not an iterable of graphs")
     return graphs
 
@@ -127,15 +132,26 @@ def _module(place: str) -> Any:
         assert module_spec
         assert module_spec.loader
         module = importlib.util.module_from_spec(module_spec)
-        module_spec.loader.exec_module(module)
+        sys.modules[module_spec.name] = module  # dataclasses look themselves up there
+        with _imported_from(os.path.dirname(os.path.abspath(place))):
+            module_spec.loader.exec_module(module)
         return module
-    sys.path.insert(0, os.getcwd())
+    if place.startswith("."):
+        raise UsageError(f"{place}: relative modules are not looked up; give the whole name")
+    with _imported_from(os.getcwd()):
+        try:
+            return importlib.import_module(place)
+        except ModuleNotFoundError as error:
+            raise UsageError(f"{place}: no module named {error.name!r}") from None
+
+
+@contextlib.contextmanager
+def _imported_from(folder: str) -> Iterator[None]:
+    sys.path.insert(0, folder)
     try:
-        return importlib.import_module(place)
-    except ModuleNotFoundError as error:
-        raise UsageError(f"{place}: no module named {error.name!r}") from None
+        yield
     finally:
-        sys.path.remove(os.getcwd())
+        sys.path.remove(folder)
 
 
 def pack_graphs(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +13,7 @@ import numpy as np
 
 from streamshard.codec.base import Codec
 from streamshard.codec.crop import Resize
-from streamshard.codec.image import decode_pixels, encode_pixels
+from streamshard.codec.image import check_whole, decode_pixels, encode_pixels, image_size
 from streamshard.codec.registry import IMAGE_SUFFIXES
 from streamshard.errors import PackError, SampleError, UsageError
 from streamshard.pack.encode import KEY, escape_key
@@ -61,6 +61,9 @@ class ImageLoader:
         """
         try:
             data = Path(image.path).read_bytes()
+            if not self.transforms:
+                image_size(data)
+                check_whole(data)
             sample: Sample = {KEY: image.key, **self._transform(data, image.part)}
         except OSError as error:
             raise SampleError(f"{image.path}: {error.strerror}") from None
@@ -146,14 +149,12 @@ class ImageFolder:
         if not os.path.isdir(root):
             what = "is a file, not a folder" if os.path.exists(root) else "no such folder"
             raise PackError(f"{root}: {what}")
-        images, others = [], 0
-        for folder, folders, files in os.walk(root):
-            folders[:] = sorted(name for name in folders if not name.startswith("."))
+        images, folders, others = [], [], 0
+        for folder, files in _walk(root):
             below = Path(folder).relative_to(root)
-            for name in sorted(files):
-                if name.startswith("."):
-                    continue
-                if name.rpartition(".")[2].lower() in IMAGE_SUFFIXES:
+            folders.append(below)
+            for name in files:
+                if _part_of_image(Path(name)) in IMAGE_SUFFIXES:
                     images.append(below / name)
                 else:
                     others += 1
@@ -162,6 +163,11 @@ class ImageFolder:
                 f"{root}: no images (files ending in .{', .'.join(IMAGE_SUFFIXES)}) there, "
                 f"{others} other files"
             )
+        found = {path.parts[0] for path in images if len(path.parts) > 1}
+        empty = sorted({folder.parts[0] for folder in folders if folder.parts} - found)
+        if found and empty:
+            # Left out in silence, it would shift the numbers of all classes after it.
+            raise PackError(f"{root}/{empty[0]}: a class folder without an image; remove it")
         if others:
             self.notes.append(f"{others} files that are no images were left out")
         return sorted(images, key=lambda path: path.parts)
@@ -174,6 +180,22 @@ class ImageFolder:
     def portable(self) -> bool:
         """See `Source`: only decoding and encoding is worth another process."""
         return self.load.transforms
+
+
+def _walk(root: str) -> Iterator[tuple[str, list[str]]]:
+    """Every folder and its files but the hidden ones, links followed."""
+    seen: set[tuple[int, int]] = set()  # so that a link to a folder above ends somewhere
+    for folder, folders, files in os.walk(root, onerror=_not_listed, followlinks=True):
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        stat = os.stat(folder)
+        if (stat.st_dev, stat.st_ino) in seen:
+            raise PackError(f"{folder}: a link to a folder that is there already below {root}")
+        seen.add((stat.st_dev, stat.st_ino))
+        yield folder, sorted(name for name in files if not name.startswith("."))
+
+
+def _not_listed(error: OSError) -> None:
+    raise PackError(f"{error.filename}: {error.strerror}")
 
 
 def _part_of_image(path: Path) -> str:

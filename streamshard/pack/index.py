@@ -5,6 +5,7 @@ from __future__ import annotations
 import fnmatch
 import hashlib
 import os
+import time
 import zlib
 from collections.abc import Callable, Iterator, Mapping
 from io import BufferedIOBase
@@ -14,7 +15,7 @@ from braceexpand import braceexpand
 
 from streamshard.codec.base import Packed, Schema
 from streamshard.codec.registry import codec_of, part_of
-from streamshard.errors import DamagedError, PackError, SampleError
+from streamshard.errors import DamagedError, PackError, SampleError, UsageError
 from streamshard.pack.job import Summary
 from streamshard.pack.writer import write_manifest
 from streamshard.shard import tar
@@ -63,6 +64,7 @@ def index_tars(
         DamagedError: A tar is damaged, or a key comes back later in a tar.
         SampleError: A part that is to be one integer is not.
     """
+    begin = time.monotonic()
     folder, names = split_pattern(os.fspath(pattern))
     store = open_store(folder, storage_options)
     target = open_store(out, storage_options) if out else store
@@ -80,13 +82,22 @@ def index_tars(
     table = manifest.table
     notes = [f"{indexer.unread} parts could not be decoded"] if indexer.unread else []
     return Summary(
-        len(manifest), len(table), int(table.nbytes.sum()), 0.0, [], notes, manifest.fingerprint
+        len(manifest),
+        len(table),
+        int(table.nbytes.sum()),
+        time.monotonic() - begin,
+        [],
+        notes,
+        manifest.fingerprint,
     )
 
 
 def _expand(store: Store, names: str) -> list[str]:
     """The tars that a pattern stands for: all of a brace pattern, what is there of a wildcard."""
-    wanted = list(braceexpand(names))
+    try:
+        wanted = list(braceexpand(names))
+    except ValueError:
+        raise UsageError(f"{store.where}/{names}: unbalanced braces") from None
     there = set(store.list())
     found: list[str] = []
     for name in wanted:
@@ -119,6 +130,8 @@ class _Indexer:
             size = file.seek(0, os.SEEK_END)
             for key, suffix, member in samples_of(file, size, where):
                 cells = rows.setdefault(key, {})
+                if part_of(suffix) in cells:
+                    raise DamagedError(f"{where}: key {key} has two parts {part_of(suffix)}")
                 cells[part_of(suffix)] = self._cell(file, member, key, suffix, where)
             digest = _sha256(file)
         if not rows:
@@ -152,7 +165,10 @@ class _Indexer:
             self.unread += 1
             packed = Packed(data, {}, {})
         if suffix in self.schemas:
-            self.schemas[suffix] = codec.merge(self.schemas[suffix], packed.schema)
+            try:
+                self.schemas[suffix] = codec.merge(self.schemas[suffix], packed.schema)
+            except ValueError as error:
+                raise SampleError(f"{where}: key {key}, part {suffix}: {error}") from None
         else:
             self.schemas[suffix] = packed.schema
             if self._samples:  # the shards before have none of it

@@ -12,6 +12,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sized
 from concurrent.futures import Executor, Future, ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, field
 from multiprocessing import get_context
 from typing import Any, Literal
@@ -19,7 +20,7 @@ from typing import Any, Literal
 import torch
 
 from streamshard.codec.base import Packed
-from streamshard.errors import SampleError, UsageError
+from streamshard.errors import PackError, SampleError, UsageError, WorkerError
 from streamshard.pack.encode import Encoder
 from streamshard.pack.sources import Sample, Source, chunks
 from streamshard.pack.writer import ShardWriter
@@ -116,6 +117,8 @@ def pack(
                 summary.skipped.append(str(error))
             if progress:
                 progress(summary.samples + len(summary.skipped), total, writer.bytes_written)
+        if summary.skipped and not summary.samples:
+            raise PackError(f"no sample was written: {summary.skipped[0]}")
     table = writer.manifest.table
     summary.shards, summary.bytes = len(table), int(table.nbytes.sum())
     summary.fingerprint = writer.manifest.fingerprint
@@ -146,6 +149,8 @@ def _pool(
     )
     try:
         yield own
+    except BrokenProcessPool:
+        raise WorkerError("a worker of the pack was killed, or ran out of memory") from None
     finally:
         own.shutdown(cancel_futures=True)
 

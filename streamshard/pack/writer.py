@@ -12,7 +12,6 @@ from types import TracebackType
 from typing import Any, BinaryIO, Self
 
 import numpy as np
-from numpy.typing import NDArray
 
 from streamshard.codec.base import Codec, Packed, Schema
 from streamshard.codec.registry import suffix_of
@@ -25,6 +24,10 @@ from streamshard.store.base import Store
 from streamshard.store.filesystem import open_store
 
 _SHARD_RULE = re.compile(r"^shard-\d{6,}\.tar$|^\.shard-\d{6,}\.tar\.\d+\.tmp$")
+_SIDECAR_RULE = re.compile(
+    r"(manifest\.json|shards\.safetensors|shard-\d{6,}\.index\.safetensors)"
+    r"|\.(manifest|shard).*\.\d+\.tmp"
+)
 _UNITS = {"": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12}
 
 
@@ -103,7 +106,7 @@ class ShardWriter:
 
     def append(self, key: str, packed: Mapping[str, Packed]) -> None:
         """Append what an `Encoder` made of a sample, in this process or another."""
-        if self._open and key in self._open.keys:
+        if (self._open and key in self._open.keys) or self._is_finished(key):
             raise SampleError(f"key {key!r} is there twice; keys are unique over a dataset")
         schemas = self._merge(key, packed)
         size = sum(
@@ -181,18 +184,24 @@ class ShardWriter:
                 raise SampleError(f"key {key}, part {part}: {error}") from None
         return merged
 
+    def _is_finished(self, key: str) -> bool:
+        """Whether a shard before the open one has this key."""
+        value = np.uint64(_key_hash(key))
+        at = int(np.searchsorted(self._hashes, value))
+        return at < len(self._hashes) and bool(self._hashes[at] == value)
+
     def _finish_shard(self) -> None:
         assert self._open is not None
-        hashes = self._open.key_hashes()
-        repeated = np.isin(hashes, self._hashes)
-        if repeated.any():
-            key = list(self._open.keys)[int(np.argmax(repeated))]
-            self._open.abandon()
-            raise PackError(f"key {key!r} is there twice; keys are unique over a dataset")
+        hashes = np.array([_key_hash(key) for key in self._open.keys], np.uint64)
         self._hashes = np.sort(np.concatenate([self._hashes, hashes]))
         self._shards.append(self._open.finish())
         self._finished_bytes += self._shards[-1].nbytes
         self._open = None
+
+
+def _key_hash(key: str) -> int:
+    """64 bits of a key, to find repeats over shards without keeping every key."""
+    return int.from_bytes(hashlib.blake2b(key.encode(), digest_size=8).digest(), "little")
 
 
 def make_room(store: Store, *, overwrite: bool) -> None:
@@ -211,9 +220,11 @@ def make_room(store: Store, *, overwrite: bool) -> None:
             f"{store.where} holds {found[0]} already; "
             "--overwrite (overwrite=True) replaces a dataset"
         )
-    ours = [name for name in found if _SHARD_RULE.match(name)]
-    sidecars = [f"{FOLDER}/{name}" for name in store.list(FOLDER)]
-    if foreign := sorted({*found} - {*ours, FOLDER}):
+    ours = [name for name in found if _SHARD_RULE.fullmatch(name)]
+    names = store.list(FOLDER)
+    sidecars = [f"{FOLDER}/{name}" for name in names]
+    others = [f"{FOLDER}/{name}" for name in names if not _SIDECAR_RULE.fullmatch(name)]
+    if foreign := sorted({*found} - {*ours, FOLDER}) + others:
         raise UsageError(
             f"{store.where} holds {foreign[0]}, which no pack wrote; choose another place"
         )
@@ -258,11 +269,6 @@ class _OpenShard:
         self._file.write(data)
         self._digest.update(data)
         self.size += len(data)
-
-    def key_hashes(self) -> NDArray[np.uint64]:
-        """64 bits of each key, to find repeats over shards without keeping every key."""
-        digests = [hashlib.blake2b(key.encode(), digest_size=8).digest() for key in self.keys]
-        return np.frombuffer(b"".join(digests), np.uint64)
 
     def finish(self) -> Shard:
         """Publish the tar, then its index."""

@@ -57,8 +57,11 @@ class Index:
     def __len__(self) -> int:
         return len(self.keys)
 
-    def extent(self, part: str) -> Extent:
-        """Where `part` lies, for every row."""
+    def extent(self, part: str, *, optional: bool = False) -> Extent:
+        """Where `part` lies, for every row; an optional part may be nowhere in the shard."""
+        if optional and f"{part}.size" not in self._arrays:
+            nowhere = np.full(len(self), MISSING, np.int64)
+            return Extent(nowhere, nowhere, np.zeros(len(self), np.uint32))
         if part not in self._extents:
             arrays = (self._array(f"{part}.{name}") for name in Extent._fields)
             self._extents[part] = Extent(*arrays)  # type: ignore[arg-type]

@@ -163,12 +163,12 @@ def _read_header(file: BufferedIOBase, position: int, where: str) -> tarfile.Tar
         if file.read(BLOCK) != END[:BLOCK]:
             raise DamagedError(f"{where}: a lone zero block at offset {position}; tars end in two")
         return None
+    if position == 0 and block[:2] == b"\x1f\x8b":
+        raise DamagedError(f"{where}: gzip-compressed; shards are plain tar (gunzip it first)")
     if len(block) < BLOCK:
         raise DamagedError(
             f"{where}: truncated at offset {position + len(block)}: the end-of-tar mark is missing"
         )
-    if position == 0 and block[:2] == b"\x1f\x8b":
-        raise DamagedError(f"{where}: gzip-compressed; shards are plain tar (gunzip it first)")
     try:
         return tarfile.TarInfo.frombuf(block, "utf-8", "surrogateescape")
     except tarfile.HeaderError as error:

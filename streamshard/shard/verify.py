@@ -75,7 +75,9 @@ def part_damage(
     file: BufferedIOBase, size: int, index: Index, name: str, part: Part, where: str
 ) -> Iterator[str]:
     """What is wrong with one part of the samples of a shard, one line a finding."""
-    offsets, sizes, crcs = (column.tolist() for column in index.extent(name))
+    offsets, sizes, crcs = (
+        column.tolist() for column in index.extent(name, optional=part.optional)
+    )
     for row, (offset, length, crc) in enumerate(zip(offsets, sizes, crcs, strict=True)):
         if length == MISSING:
             continue

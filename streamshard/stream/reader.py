@@ -18,7 +18,15 @@ from streamshard.codec.registry import codec_of
 from streamshard.errors import DamagedError, DatasetError, NoIndexError, NotFoundError, SampleError
 from streamshard.shard import tar
 from streamshard.shard.index import MISSING, Extent, Index
-from streamshard.shard.manifest import HEAD, Manifest, Part, Shard, read_index, read_manifest
+from streamshard.shard.manifest import (
+    FOLDER,
+    HEAD,
+    Manifest,
+    Part,
+    Shard,
+    read_index,
+    read_manifest,
+)
 from streamshard.shard.verify import Progress, find_damage, part_damage
 from streamshard.store.base import File, Store
 from streamshard.store.filesystem import open_store
@@ -147,7 +155,7 @@ class Shards:
 
     def extent(self, shard: int, part: str) -> Extent:
         """Where a part lies in the tar, for all rows of a shard."""
-        return self._shard(shard).index.extent(part)
+        return self._extent(self._shard(shard), part)
 
     def read(self, shard: int, row: int, part: str) -> bytes | None:
         """The bytes of one part, checked; None where the sample has no such part.
@@ -157,7 +165,7 @@ class Shards:
             StoreError: The bytes can't be read.
         """
         opened = self._shard(shard)
-        offset, size, crc = (int(column[row]) for column in opened.index.extent(part))
+        offset, size, crc = (int(column[row]) for column in self._extent(opened, part))
         if size == MISSING:
             return None
         # The header in front of the data is read with it: that costs nothing, and tells an index
@@ -184,7 +192,7 @@ class Shards:
             return None if data is None else memoryview(data)
         if opened.map is None:
             opened.map = self._map(opened)
-        extent = opened.index.extent(part)
+        extent = self._extent(opened, part)
         offset, size = int(extent.offset[row]), int(extent.size[row])
         return None if size == MISSING else memoryview(opened.map)[offset : offset + size]
 
@@ -198,9 +206,12 @@ class Shards:
     def at(self, shard: int, row: int, part: str) -> str:
         """Where a part lies, for messages: shard, key and offset."""
         opened = self._shard(shard)
-        offset = int(opened.index.extent(part).offset[row])
+        offset = int(self._extent(opened, part).offset[row])
         key = opened.index.keys[row]
         return f"{self.where}/{opened.shard.name}: key {key}, part {part} at offset {offset}"
+
+    def _extent(self, opened: _Open, part: str) -> Extent:
+        return opened.index.extent(part, optional=self.manifest.parts[part].optional)
 
     def _shard(self, number: int) -> _Open:
         if number in self._open:
@@ -242,6 +253,11 @@ def _find(store: Store, sidecars: Store) -> Manifest:
     except NotFoundError:
         if sidecars.exists(HEAD):
             raise
+    if any(name.endswith(".safetensors") for name in sidecars.list(FOLDER)):
+        raise DatasetError(
+            f"{sidecars.where}: a pack that was not finished ({HEAD} is missing); pack again with "
+            "--overwrite"
+        )
     names = store.list()
     if any(name.endswith(".tar") for name in names):
         raise NoIndexError(

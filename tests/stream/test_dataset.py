@@ -170,7 +170,7 @@ def test_parts_are_what_the_design_says(images: str) -> None:
 
 
 def test_images_of_one_size_are_stacked_without_a_decoder(tmp_path: Path) -> None:
-    with ss.ShardWriter(tmp_path / "data") as writer:  # type: ignore[arg-type]
+    with ss.ShardWriter(tmp_path / "data") as writer:
         for number in range(5):
             pixels = torch.full((3, 4, 6), number, dtype=torch.uint8)
             writer.write({"__key__": f"{number}", "png": pixels, "npy": np.eye(2) * number})

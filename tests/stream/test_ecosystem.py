@@ -13,7 +13,8 @@ from typing import Any
 
 import pytest
 import torch
-import torch.distributed.checkpoint as dcp
+from torch.distributed.checkpoint.state_dict_loader import load
+from torch.distributed.checkpoint.state_dict_saver import save
 
 import streamshard as ss
 from tests.stream.data import collect, make_tars
@@ -128,7 +129,7 @@ def test_distributed_checkpoint_saves_and_loads_the_loader(tars: str, tmp_path: 
     before = [next(iterator)["__key__"] for _ in range(4)]
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # that there is no process group
-        dcp.save({"loader": loader}, checkpoint_id=tmp_path / "state")
+        save({"loader": loader}, checkpoint_id=tmp_path / "state")
         again = ss.StreamLoader(make_dataset(tars))
-        dcp.load({"loader": again}, checkpoint_id=tmp_path / "state")
+        load({"loader": again}, checkpoint_id=tmp_path / "state")
     assert before + collect(again) == epochs_of(tars, 1)[0]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -83,7 +84,8 @@ def test_a_split_is_disjoint_complete_and_stable(tars: str) -> None:
     assert 60 <= len(keys["train"]) <= 105
     smaller = whole(tars)[:50].split(train=0.7, val=0.3)
     assert set(flat(ss.StreamLoader(smaller["val"]))) == keys["val"] & set(keys_of(COUNTS)[:50])
-    for bad in ({"train": 0.9, "val": 0.2}, {"train": 0.0}, {}):
+    fractions: list[dict[str, Any]] = [{"train": 0.9, "val": 0.2}, {"train": 0.0}, {}]
+    for bad in fractions:
         with pytest.raises(ss.errors.UsageError):
             whole(tars).split(**bad)
 
@@ -121,13 +123,14 @@ def test_a_state_of_the_whole_is_refused_by_a_view_and_by_another_view(tars: str
 
 
 def test_an_empty_choice_is_an_error(tars: str) -> None:
-    for choose in (
+    choices: list[Callable[[Any], Any]] = [
         lambda dataset: dataset[50:50],
         lambda dataset: dataset.select(labels=[77]),
         lambda dataset: dataset.select(keys=[]),
         lambda dataset: dataset[3],
         lambda dataset: dataset[::2],
-    ):
+    ]
+    for choose in choices:
         with pytest.raises(ss.errors.UsageError):
             choose(whole(tars))
 
