@@ -24,6 +24,7 @@ _HOMES = {
     "open": "streamshard.stream.reader",
     "pack_graphs": "streamshard.pack.graphs",
     "pack_images": "streamshard.pack.images",
+    "webdataset_source": "streamshard.stream.webdataset",
 }
 
 __all__ = [
@@ -40,6 +41,7 @@ __all__ = [
     "open",
     "pack_graphs",
     "pack_images",
+    "webdataset_source",
 ]
 
 if TYPE_CHECKING:
@@ -54,6 +56,7 @@ if TYPE_CHECKING:
     from streamshard.stream.dataset import ShardDataset
     from streamshard.stream.loader import StreamLoader
     from streamshard.stream.reader import Shards as open
+    from streamshard.stream.webdataset import webdataset_source
 
 
 def __getattr__(name: str) -> Any:

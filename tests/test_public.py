@@ -25,6 +25,7 @@ PUBLIC = [
     "open",
     "pack_graphs",
     "pack_images",
+    "webdataset_source",
 ]
 
 

@@ -237,6 +237,11 @@ class ShardDataset(IterableDataset[Any]):
         dataset._epoch = torch.tensor([0, -1, 0]).share_memory_()  # type: ignore[no-untyped-call]
         return dataset
 
+    @property
+    def epoch(self) -> int:
+        """The epoch that was set."""
+        return int(self._epoch[0])
+
     def set_epoch(self, epoch: int) -> None:
         """Choose the epoch of the next iteration; `StreamLoader` does this by itself."""
         if epoch < 0:
@@ -249,7 +254,7 @@ class ShardDataset(IterableDataset[Any]):
         info = get_worker_info()
         worker, workers = (info.id, info.num_workers) if info else (0, 1)
         # Read once, here: in the generator's body, one pass could see two epochs.
-        epoch = int(self._epoch[0])
+        epoch = self.epoch
         if worker == 0:
             self._notice_repeat(epoch)
         world, allocate = self.world, shared_memory if info else plain_memory

@@ -49,6 +49,10 @@ class Steps(Iterator[Any]):
         numbers = range(step, self._maker.share(cursor).steps, self._workers)
         self._blocks = self._maker.make(cursor, numbers)
 
+    def start_at(self, cursor: Cursor) -> None:
+        """Begin this worker's part of the pass from a cursor."""
+        self._begin(cursor, self._worker)
+
     def __iter__(self) -> Self:
         return self
 

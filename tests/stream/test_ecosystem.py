@@ -133,3 +133,38 @@ def test_distributed_checkpoint_saves_and_loads_the_loader(tars: str, tmp_path: 
         again = ss.StreamLoader(make_dataset(tars))
         load({"loader": again}, checkpoint_id=tmp_path / "state")
     assert before + collect(again) == epochs_of(tars, 1)[0]
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_webdataset_pipelines_divide_exactly_and_resume(tars: str, workers: int) -> None:
+    import webdataset as wds
+
+    def batches(source: Any) -> list[list[str]]:
+        pipeline = wds.DataPipeline(
+            source, wds.decode(), wds.to_tuple("__key__", "cls", "txt"), wds.batched(10)
+        )
+        loader = wds.WebLoader(pipeline, batch_size=None, num_workers=workers)
+        found = []
+        for keys, labels, texts in loader:
+            assert texts == keys, "decoded by webdataset"
+            assert [int(key[-1]) for key in keys] == list(labels)
+            found.append(list(keys))
+        return found
+
+    def source(rank: int = 0, size: int = 1) -> Any:
+        return ss.webdataset_source(
+            tars, batch_size=10, shuffle=True, seed=2, world=ss.World(rank, size)
+        )
+
+    epochs = epochs_of(tars, 2)
+    one = source()
+    assert batches(one) == epochs[0]
+    state = json.loads(json.dumps(one.state_dict(5)))
+    one.set_epoch(1)
+    assert batches(one) == epochs[1]
+    ranks = []
+    for rank in range(2):
+        half = source(rank, 2)
+        half.load_state_dict(state)
+        ranks.append(batches(half))
+    assert [keys for step in zip(*ranks, strict=True) for keys in step] == epochs[0][5:11]
