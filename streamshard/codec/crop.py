@@ -91,6 +91,11 @@ class RandomResizedCrop:
 
     def __post_init__(self) -> None:
         _pair(self.size)
+        for name, (least, most) in (("scale", self.scale), ("ratio", self.ratio)):
+            if not 0 < least <= most:
+                raise UsageError(f"{name} is {(least, most)}; 0 < least <= largest is wanted")
+        if not 0 <= self.flip <= 1:
+            raise UsageError(f"flip is {self.flip}; a probability from 0 to 1 is wanted")
 
     @property
     def form(self) -> Form:
@@ -137,6 +142,8 @@ class CenterCrop:
 
     def __post_init__(self) -> None:
         _pair(self.size)
+        if self.resize is not None:
+            _pair(self.resize)
 
     @property
     def form(self) -> Form:

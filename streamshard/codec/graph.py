@@ -10,8 +10,8 @@ every field follows, so that a batch is assembled without parsing anything per g
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator, Mapping
-from typing import TYPE_CHECKING, Any, cast
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:  # PyG takes seconds to import, and image users never need it
     from torch_geometric.data import Data
 
 NODES = "num_nodes"
-_NODE_FIELDS = {"x", "feat", "pos", "batch", "node_type", "n_id"}
+_NODE_FIELDS = {"x", "feat", "pos", "batch", "node_type", "n_id"}  # one row for each node
 
 
 class GraphCodec:
@@ -51,8 +51,10 @@ class GraphCodec:
         """See `Codec`: takes a `Data`, or the bytes of one."""
         data = self.decode(value) if isinstance(value, bytes) else value
         fields = dict(self._fields(data))
-        nodes = _count_nodes(data)
+        nodes = _count_nodes(data, fields)
         self._check(data, fields, nodes)
+        if isinstance(value, bytes):
+            _check_bytes(value, fields, nodes)
         tensors = {**fields, NODES: torch.tensor(nodes)}
         encoded = value if isinstance(value, bytes) else encode_tensors(tensors)
         base, layout = _read_layout(encoded)
@@ -99,7 +101,7 @@ class GraphCodec:
         tensors = decode_tensors(data)
         nodes = tensors.pop(NODES, None)
         graph = Data(**tensors)
-        if nodes is not None and not _tells_nodes(tensors):
+        if nodes is not None and not _NODE_FIELDS & set(tensors):
             graph.num_nodes = int(nodes)
         return graph
 
@@ -144,15 +146,36 @@ class GraphCodec:
                 )
 
 
-def _tells_nodes(names: Iterable[str]) -> bool:
-    """Whether PyG knows the number of nodes, and does not guess it from the edges."""
-    return any(name in _NODE_FIELDS or "node" in name for name in names)
+def _check_bytes(encoded: bytes, fields: Mapping[str, torch.Tensor], nodes: int) -> None:
+    """Refuse bytes that are not as `pack` writes them: they are kept, and read as if they were."""
+    tensors = decode_tensors(encoded)
+    stored = tensors.pop(NODES, None)
+    if stored is None or stored.dtype != torch.int64 or stored.numel() != 1:
+        raise ValueError(f"{NODES} is missing or not one int64; pack the graph as a Data")
+    if int(stored) != nodes:
+        raise ValueError(f"{NODES} is {int(stored)}, its fields have {nodes} nodes")
+    for name, tensor in tensors.items():
+        if tensor.dtype != fields[name].dtype:
+            raise ValueError(f"field {name!r} is {tensor.dtype}, not {fields[name].dtype}")
 
 
-def _count_nodes(data: Data) -> int:
-    if not _tells_nodes(data._store):
+def _count_nodes(data: Data, fields: Mapping[str, torch.Tensor]) -> int:
+    """The number of nodes, known and not guessed from the edges, as PyG would."""
+    counts = {
+        name: fields[name].shape[cat_dim]
+        for name in _NODE_FIELDS
+        if name in fields and (cat_dim := _cat_dim(data, name, fields[name])) is not None
+    }
+    stored = data._store.get(NODES)
+    if stored is None and not counts:
         raise ValueError("the number of nodes is not known: set num_nodes, or have x")
-    return int(cast("int", data.num_nodes))
+    nodes = int(stored) if stored is not None else next(iter(counts.values()))
+    for name, count in counts.items():
+        if count != nodes:
+            raise ValueError(f"the graph has {nodes} nodes, its field {name!r} {count}")
+    if nodes < 0:
+        raise ValueError(f"{NODES} is {nodes}")
+    return nodes
 
 
 def _count_edges(data: Data) -> int:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import warnings
 import zlib
 from collections.abc import Mapping
 from typing import Any
@@ -73,15 +74,27 @@ def decode_pixels(data: bytes, min_height: int = 0, min_width: int = 0) -> Pixel
             return pixels
     with _pillow(data) as image:
         try:
-            return np.array(image.convert("RGB"))
+            return np.array(_eight_bits(image).convert("RGB"))
         except Exception as error:  # Pillow's decoders raise what they like
             raise ValueError(f"not a whole {image.format} ({error})") from None
+
+
+def _eight_bits(image: Image.Image) -> Image.Image:
+    """The upper eight of sixteen bits; Pillow's own conversion clips them at 255 instead."""
+    if not image.mode.startswith("I"):
+        return image
+    return Image.fromarray(
+        (np.asarray(image).astype(np.int64).clip(0, 65535) >> 8).astype(np.uint8)
+    )
 
 
 def _pillow(data: bytes) -> Image.Image:
     """Open an image without decoding it."""
     try:
-        return Image.open(io.BytesIO(data))
+        with warnings.catch_warnings():
+            # Its own limit is lower than MAX_PIXELS, which is checked by whoever calls this.
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+            return Image.open(io.BytesIO(data))
     except Exception as error:  # UnidentifiedImageError, struct.error, a bomb warning, …
         text = str(error).partition(" <_io")[0]
         raise ValueError(f"not an image ({text or type(error).__name__})") from None
@@ -155,7 +168,11 @@ class ImageCodec(BytesCodec):
         if isinstance(value, bytes):
             return value
         if isinstance(value, torch.Tensor):
-            value = value.permute(1, 2, 0).numpy()
+            if value.dim() != 3:
+                raise ValueError(
+                    f"{value.dtype} of shape {[*value.shape]} is not a uint8 RGB image"
+                )
+            value = value.detach().cpu().permute(1, 2, 0).numpy()
         elif isinstance(value, Image.Image):
             value = value.convert("RGB")
         pixels = np.asarray(value)

@@ -29,9 +29,10 @@ class NpyCodec(BytesCodec):
         """See `BytesCodec`: takes arrays, tensors and whatever `np.asarray` does."""
         if isinstance(value, bytes):
             return value
-        array = value.detach().cpu().numpy() if isinstance(value, torch.Tensor) else value
+        array = np.asarray(plain(value).numpy() if isinstance(value, torch.Tensor) else value)
         file = io.BytesIO()
-        np.save(file, np.ascontiguousarray(array), allow_pickle=False)
+        # ascontiguousarray alone would give a single number an axis.
+        np.save(file, np.ascontiguousarray(array).reshape(array.shape), allow_pickle=False)
         return file.getvalue()
 
     def inspect(self, data: bytes) -> tuple[Facts, Schema]:
@@ -46,10 +47,12 @@ class NpyCodec(BytesCodec):
     def decode(self, data: bytes) -> torch.Tensor:
         """See `Codec`."""
         try:
-            array = np.load(io.BytesIO(data), allow_pickle=False)
-            return torch.from_numpy(array)
-        except (EOFError, TypeError) as error:
-            raise ValueError(f"not an array that a tensor can hold ({error})") from None
+            if data[:6] != b"\x93NUMPY":
+                raise ValueError("not a .npy file")
+            return torch.from_numpy(np.load(io.BytesIO(data), allow_pickle=False))
+        except Exception as error:  # a damaged header raises whatever Python's parser does
+            what = str(error) or type(error).__name__
+            raise ValueError(f"not an array that a tensor can hold ({what})") from None
 
     def form(self, schema: Mapping[str, Any]) -> Form | None:
         """See `Codec`: stacked where dtype and shape never change."""
@@ -68,6 +71,8 @@ class TensorsCodec(BytesCodec):
 
     def encode(self, value: Any) -> bytes:
         """See `BytesCodec`: takes a mapping from name to tensor or array."""
+        if not isinstance(value, bytes | Mapping):
+            raise ValueError(f"{type(value).__name__} given where a mapping of tensors is wanted")
         return value if isinstance(value, bytes) else encode_tensors(value)
 
     def decode(self, data: bytes) -> dict[str, torch.Tensor]:
@@ -75,11 +80,28 @@ class TensorsCodec(BytesCodec):
         return decode_tensors(data)
 
 
+_NOT_NUMPYS = {
+    torch.bfloat16,
+    torch.float8_e4m3fn,
+    torch.float8_e5m2,
+}
+
+
+def plain(tensor: torch.Tensor) -> torch.Tensor:
+    """The tensor's values in memory, without gradient, device or lazy conjugation."""
+    return tensor.detach().cpu().resolve_conj().resolve_neg()
+
+
 def encode_tensors(tensors: Mapping[str, Any]) -> bytes:
     """A safetensors file of tensors or arrays."""
-    as_torch = {name: torch.as_tensor(value) for name, value in tensors.items()}
-    if any(value.dtype == torch.bfloat16 for value in as_torch.values()):  # numpy has no such dtype
-        return bytes(save_tensors({name: value.contiguous() for name, value in as_torch.items()}))
+    as_torch = {name: plain(torch.as_tensor(value)) for name, value in tensors.items()}
+    if any(value.dtype in _NOT_NUMPYS for value in as_torch.values()):
+        # A copy of each: that writer refuses tensors that share memory.
+        copies = {
+            name: value.clone(memory_format=torch.contiguous_format)
+            for name, value in as_torch.items()
+        }
+        return bytes(save_tensors(copies))
     # The same bytes at a quarter of the time.
     arrays = {
         name: np.ascontiguousarray(value.numpy()).reshape(value.shape)

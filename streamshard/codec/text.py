@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import operator
 from collections.abc import Mapping
 from typing import Any
 
@@ -72,7 +73,10 @@ class JsonCodec(BytesCodec):
 
     def decode(self, data: bytes) -> Any:
         """See `Codec`."""
-        return json.loads(data)
+        try:
+            return json.loads(data)
+        except RecursionError:
+            raise ValueError("JSON nested too deep") from None
 
 
 class IntCodec(BytesCodec):
@@ -82,7 +86,10 @@ class IntCodec(BytesCodec):
 
     def encode(self, value: Any) -> bytes:
         """See `BytesCodec`."""
-        return value if isinstance(value, bytes) else b"%d" % int(value)
+        if isinstance(value, bytes):
+            return value
+        # A fraction is refused, not cut.
+        return b"%d" % (int(value) if isinstance(value, str) else operator.index(value))
 
     def inspect(self, data: bytes) -> tuple[Facts, Schema]:
         """See `BytesCodec`: the one fact is the value itself."""

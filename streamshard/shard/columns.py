@@ -48,7 +48,7 @@ def from_buffer(buffer: NDArray[np.uint8], where: str) -> Columns:
         header.pop("__metadata__", None)
         data = buffer[8 + length :]
         return {name: _view(data, **entry) for name, entry in header.items()}
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise DamagedError(f"{where}: not a whole safetensors file ({error})") from None
 
 
@@ -56,6 +56,8 @@ def _view(
     data: NDArray[np.uint8], dtype: str, shape: Sequence[int], data_offsets: Sequence[int]
 ) -> NDArray[np.generic]:
     begin, end = data_offsets
+    if not all(type(size) is int and size >= 0 for size in shape):
+        raise ValueError(f"a shape of {shape}")
     if not 0 <= begin <= end <= len(data):
         raise ValueError(f"bytes {begin} to {end} of {len(data)}")
     return data[begin:end].view(_DTYPES[dtype]).reshape(shape)
@@ -83,6 +85,9 @@ class Strings(Sequence[str]):
         return len(self.ends)
 
     def __getitem__(self, number: int) -> str:  # type: ignore[override]
+        if not -len(self) <= number < len(self):
+            raise IndexError(f"string {number} of {len(self)}")
+        number %= len(self)
         begin = int(self.ends[number - 1]) if number else 0
         encoded = self.data[begin : int(self.ends[number])].tobytes()
         return encoded.decode("utf-8", "surrogateescape")

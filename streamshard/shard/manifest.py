@@ -26,7 +26,7 @@ FOLDER = ".streamshard"
 HEAD = f"{FOLDER}/manifest.json"
 TABLE = f"{FOLDER}/shards.safetensors"
 
-_SHARD_NAME = re.compile(r"^[^/\\:\0]+\.tar$")
+_SHARD_NAME = re.compile(r"[^/\\:\0\n]+\.tar")
 
 
 class Source(Protocol):
@@ -92,6 +92,12 @@ class ShardTable(Sequence[Shard]):
     """
 
     def __init__(self, arrays: columns.Columns) -> None:
+        """Take the columns.
+
+        Raises:
+            ValueError: They do not have one length.
+            KeyError: One is missing.
+        """
         self.names = columns.Strings(
             cast("NDArray[np.uint8]", arrays["name.data"]),
             cast("NDArray[np.int64]", arrays["name.ends"]),
@@ -100,6 +106,11 @@ class ShardTable(Sequence[Shard]):
         self.nbytes = cast("NDArray[np.int64]", arrays["nbytes"])
         self.sha256 = cast("NDArray[np.uint8]", arrays["sha256"])
         self.index_sha256 = cast("NDArray[np.uint8]", arrays["index_sha256"])
+        shards = len(self.names)
+        shapes = {name: array.shape for name, array in arrays.items() if name != "name.data"}
+        for name, shape in shapes.items():
+            if shape != ((shards, 32) if name.endswith("sha256") else (shards,)):
+                raise ValueError(f"column {name} of shape {shape} in a table of {shards} shards")
 
     @classmethod
     def of(cls, shards: Sequence[Shard]) -> ShardTable:
@@ -141,7 +152,7 @@ class ShardTable(Sequence[Shard]):
 
     def __getitem__(self, number: int) -> Shard:  # type: ignore[override]
         name = self.names[number]
-        if not _SHARD_NAME.match(name) or name.startswith("."):
+        if not _SHARD_NAME.fullmatch(name) or name.startswith("."):
             raise DamagedError(f"shard name {name!r} is not a plain file name ending in .tar")
         return Shard(
             name,
@@ -201,7 +212,7 @@ class Manifest:
     def to_files(self) -> dict[str, bytes]:
         """Names and bytes of the table and the head, in the order in which to write them."""
         table = self.table.to_bytes()
-        head = {
+        head: dict[str, Any] = {
             "format": "streamshard",
             "version": VERSION,
             "samples": len(self),
@@ -212,7 +223,14 @@ class Manifest:
             "fingerprint": self.fingerprint,
             "table_sha256": hashlib.sha256(table).hexdigest(),
         }
+        head["head_sha256"] = _head_hash(head)
         return {TABLE: table, HEAD: (json.dumps(head, indent=1) + "\n").encode()}
+
+
+def _head_hash(head: Mapping[str, Any]) -> str:
+    """A hash over everything else in the head, however it is spaced."""
+    rest = {name: value for name, value in head.items() if name != "head_sha256"}
+    return hashlib.sha256(json.dumps(rest, sort_keys=True).encode()).hexdigest()
 
 
 def read_manifest(source: Source, where: str) -> Manifest:
@@ -236,7 +254,7 @@ def read_manifest(source: Source, where: str) -> Manifest:
         manifest = Manifest(parts, table, head["classes"])
         whole = (manifest.fingerprint, len(manifest), len(table))
         written = (head["fingerprint"], head["samples"], head["shards"])
-    except (KeyError, TypeError, AttributeError) as error:
+    except (KeyError, TypeError, AttributeError, ValueError) as error:
         raise DamagedError(f"{where}/{HEAD}: {error!r} in the manifest") from None
     if whole != written:
         raise DamagedError(f"{where}/{HEAD}: the manifest says {written}, its table {whole}")
@@ -246,8 +264,8 @@ def read_manifest(source: Source, where: str) -> Manifest:
 def _read_head(data: NDArray[np.uint8], where: str) -> dict[str, Any]:
     try:
         head = json.loads(data.tobytes())
-        is_ours = head["format"] == "streamshard" and "table_sha256" in head
-    except (ValueError, KeyError, TypeError) as error:
+        is_ours = head["format"] == "streamshard" and {"version", "table_sha256"} <= set(head)
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise DamagedError(f"{where}/{HEAD}: not a manifest ({error})") from None
     if not is_ours:
         raise DamagedError(f"{where}/{HEAD}: not a streamshard manifest")
@@ -255,6 +273,8 @@ def _read_head(data: NDArray[np.uint8], where: str) -> dict[str, Any]:
         raise DatasetError(
             f"{where}: format version {head['version']}; this streamshard reads version {VERSION}"
         )
+    if head.get("head_sha256") != _head_hash(head):
+        raise DamagedError(f"{where}/{HEAD}: changed after it was written")
     return cast("dict[str, Any]", head)
 
 

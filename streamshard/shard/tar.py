@@ -21,8 +21,8 @@ END = bytes(2 * BLOCK)  # two zero blocks close a tar
 MAX_NAME = 100  # bytes of the USTAR name field; longer names need extensions that readers trip over
 
 _KEY_RULE = re.compile(r"^((?:.*/|)[^.]+)[.]([^/]*)$")
-_SKIPPED = re.compile(r"(?:.*/)?__[^/]*__(?:$|/)")
-_NAME_RULE = re.compile(r"^[A-Za-z0-9_/%+=,@~-]+\.[a-z0-9_.]+$")
+_SKIPPED = re.compile(r"__[^/]*__(?:$|/)")
+_NAME_RULE = re.compile(r"[A-Za-z0-9_/%+=,@~-]+\.[a-z0-9_.]+")
 
 _FILE_TYPES = {tarfile.REGTYPE, tarfile.AREGTYPE, tarfile.CONTTYPE}
 _LONG_NAME = {tarfile.XHDTYPE, tarfile.SOLARIS_XHDTYPE, tarfile.GNUTYPE_LONGNAME}
@@ -60,7 +60,7 @@ def header(name: str, size: int) -> bytes:
     >>> len(header("000001.jpg", 17))
     512
     """
-    if len(name) > MAX_NAME or not _NAME_RULE.match(name):
+    if len(name) > MAX_NAME or not _NAME_RULE.fullmatch(name):
         raise UsageError(f"member name {name!r} is not plain ASCII `key.part` of at most 100 bytes")
     if not 0 <= size < 8**11:
         raise UsageError(f"member {name} has {size} bytes; USTAR holds less than 8 GiB")
@@ -102,7 +102,7 @@ def split_name(name: str) -> tuple[str, str] | None:
     """Key and part of a member name, by webdataset's rule; None for what is not a sample's part.
 
     The key is the path up to the first dot of the base name, the part the rest in lower case.
-    Names with a `__x__` path component are left out.
+    Names that begin with a `__x__` path component are left out.
 
     >>> split_name("train/0001.seg.PNG"), split_name("__meta__/x.json"), split_name("README")
     (('train/0001', 'seg.png'), None, None)
@@ -136,7 +136,7 @@ def scan(file: BufferedIOBase, size: int, where: str) -> Iterator[Member]:
         is_extension = info.type in _LONG_NAME or info.type == tarfile.XGLTYPE
         length = info.size if is_extension or long_size is None else long_size
         position = data + length + padding(length)
-        if position > size:
+        if length < 0 or position > size:
             raise DamagedError(
                 f"{where}: truncated: member {long_name or info.name!r} at offset {data} "
                 f"needs {length} bytes, the tar has {size}"
@@ -180,7 +180,7 @@ def _read_extension(
 ) -> tuple[str | None, int | None]:
     """Name and size that a PAX or GNU long-name extension gives to the next member."""
     file.seek(data)
-    payload = file.read(info.size)
+    payload = file.read(info.size)  # not more than the tar holds: the scan has checked
     if info.type == tarfile.XGLTYPE:
         return None, None
     if info.type == tarfile.GNUTYPE_LONGNAME:
@@ -188,18 +188,23 @@ def _read_extension(
     fields = dict(_pax_records(payload, data, where))
     if any(field.startswith("GNU.sparse") for field in fields):
         raise DamagedError(f"{where}: sparse member at offset {data}; only plain files can be read")
-    size = fields.get("size")
-    return fields.get("path"), None if size is None else int(size)
+    number = fields.get("size")
+    if number is not None and not (number.isascii() and number.isdigit() and len(number) < 20):
+        raise DamagedError(f"{where}: damaged PAX header at offset {data}: size {number[:40]!r}")
+    return fields.get("path"), None if number is None else int(number)
 
 
 def _pax_records(payload: bytes, data: int, where: str) -> Iterator[tuple[str, str]]:
     """The records of a PAX header: decimal length, space, field=value, newline."""
     while payload:
         digits, _, _ = payload.partition(b" ")
-        length = int(digits) if digits.isdigit() else 0
+        length = int(digits) if digits.isdigit() and len(digits) < 20 else 0
         record = payload[len(digits) + 1 : length]
         field, equals, value = record[:-1].partition(b"=")
         if not length or length > len(payload) or record[-1:] != b"\n" or not equals:
             raise DamagedError(f"{where}: damaged PAX header at offset {data}")
-        yield field.decode("utf-8"), value.decode("utf-8", "surrogateescape")
+        try:
+            yield field.decode("utf-8"), value.decode("utf-8", "surrogateescape")
+        except UnicodeDecodeError:
+            raise DamagedError(f"{where}: damaged PAX header at offset {data}") from None
         payload = payload[length:]

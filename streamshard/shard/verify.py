@@ -82,6 +82,9 @@ def part_damage(
         if length == MISSING:
             continue
         place = f"{where}: key {index.keys[row]}, part {name} at offset {offset}"
+        if offset < tar.BLOCK:
+            yield f"{place}: index out of step with its tar: no header fits in front of it"
+            continue
         if offset + length > size:
             yield f"{place}: truncated: {length} bytes wanted, the tar ends at {size}"
             continue

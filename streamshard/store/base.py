@@ -11,7 +11,6 @@ import re
 from collections.abc import Iterator
 from io import BufferedIOBase
 from typing import BinaryIO, Protocol
-from urllib.parse import urlsplit, urlunsplit
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,10 +26,15 @@ def redact(url: str) -> str:
     >>> redact("https://me:secret@host/data?token=abc")
     'https://host/data'
     """
+    return "::".join(_redact_one(link) for link in url.split("::"))
+
+
+def _redact_one(url: str) -> str:
     if not HAS_SCHEME.match(url):
         return url
-    parts = urlsplit(url)
-    return urlunsplit((parts.scheme, parts.netloc.rpartition("@")[2], parts.path, "", ""))
+    scheme, _, rest = url.partition("://")
+    place, slash, path = re.split(r"[?#]", rest, maxsplit=1)[0].partition("/")
+    return f"{scheme}://{place.rpartition('@')[2]}{slash}{path}"
 
 
 class File(Protocol):
@@ -96,6 +100,16 @@ def translated(where: str) -> Iterator[None]:
         raise StoreError(f"{where}: is a folder, not a file") from None
     except OSError as error:
         raise StoreError(f"{where}: {error.strerror or type(error).__name__}") from None
+
+
+def check_range(offset: int, length: int, where: str) -> None:
+    """Refuse a range that no file has.
+
+    Raises:
+        StoreError: A number is negative.
+    """
+    if offset < 0 or length < 0:
+        raise StoreError(f"{where}: {length} bytes wanted at offset {offset}")
 
 
 @contextlib.contextmanager

@@ -8,12 +8,20 @@ import tempfile
 from collections.abc import Iterator, Mapping
 from io import BufferedIOBase
 from typing import Any, BinaryIO, cast
+from urllib.parse import urlsplit
 
 import numpy as np
 from numpy.typing import NDArray
 
-from streamshard.errors import StoreError, UsageError
-from streamshard.store.base import HAS_SCHEME, Store, full_disk_named, redact, translated
+from streamshard.errors import StoreError, StreamshardError, UsageError
+from streamshard.store.base import (
+    HAS_SCHEME,
+    Store,
+    check_range,
+    full_disk_named,
+    redact,
+    translated,
+)
 from streamshard.store.local import LocalStore
 
 
@@ -31,9 +39,31 @@ def open_store(url: str | os.PathLike[str], options: Mapping[str, Any] | None = 
     url = os.fspath(url)
     if "::" in url:
         raise UsageError(f"{redact(url)}: chained URLs are not read; give the place itself")
+    try:
+        urlsplit(url)
+    except ValueError as error:
+        raise UsageError(f"{redact(url)}: {error}") from None
     if not HAS_SCHEME.match(url) or url.startswith("file://"):
         return LocalStore(url.removeprefix("file://"))
     return RemoteStore(url, options or {})
+
+
+@contextlib.contextmanager
+def _remote(where: str) -> Iterator[None]:
+    """Turn the errors of any client into ours; their texts may hold secrets, so few are kept."""
+    try:
+        with translated(where):
+            yield
+    except StreamshardError:
+        raise
+    except ImportError as error:
+        raise StoreError(f"{where}: {error}") from None
+    except ValueError as error:
+        known = str(error) if str(error).startswith("Protocol not known") else "not a URL"
+        raise UsageError(f"{where}: {known}") from None
+    except Exception as error:
+        status = getattr(error, "status", "")
+        raise StoreError(f"{where}: {type(error).__name__} {status}".rstrip()) from None
 
 
 class RemoteStore:
@@ -47,7 +77,7 @@ class RemoteStore:
         self._url, self._options = url.rstrip("/"), dict(options)
         self.where = redact(self._url)
         self._made_in: int | None = None
-        self._connect()
+        self.connect()
 
     def __repr__(self) -> str:
         return f"RemoteStore({self.where!r})"
@@ -55,22 +85,18 @@ class RemoteStore:
     def __getstate__(self) -> dict[str, Any]:
         return {"_url": self._url, "_options": self._options, "where": self.where, "_made_in": None}
 
-    def _connect(self) -> Any:
+    def connect(self) -> Any:
         """The fsspec file system of this process."""
         if self._made_in != os.getpid():
             import fsspec  # takes 0.1 s, and local data does without
 
-            try:
+            with _remote(self.where):
                 # A cached instance would be the one that the parent process connected.
                 self._fs, self._root = fsspec.url_to_fs(
                     self._url,
                     skip_instance_cache=not self._url.startswith("memory:"),
                     **self._options,
                 )
-            except ImportError as error:
-                raise StoreError(f"{self.where}: {error}") from None
-            except ValueError as error:
-                raise UsageError(f"{self.where}: {error}") from None
             self._made_in = os.getpid()
         return self._fs
 
@@ -80,31 +106,35 @@ class RemoteStore:
     def open(self, name: str) -> RemoteFile:
         """See `Store`."""
         where = f"{self.where}/{name}"
-        with translated(where):
-            fs = self._connect()
-            return RemoteFile(fs, self._path(name), int(fs.size(self._path(name))), where)
+        with _remote(where):
+            found = self.connect().info(self._path(name))
+            if found["type"] == "directory":
+                raise IsADirectoryError
+            return RemoteFile(self, self._path(name), int(found["size"]), where)
 
     def map(self, name: str) -> NDArray[np.uint8]:
         """See `Store`."""
-        with translated(f"{self.where}/{name}"):
-            return np.frombuffer(self._connect().cat_file(self._path(name)), np.uint8)
+        with _remote(f"{self.where}/{name}"):
+            return np.frombuffer(self.connect().cat_file(self._path(name)), np.uint8)
 
     def stream(self, name: str) -> BufferedIOBase:
         """See `Store`."""
-        with translated(f"{self.where}/{name}"):
-            file: BufferedIOBase = self._connect().open(self._path(name), "rb")
+        with _remote(f"{self.where}/{name}"):
+            file: BufferedIOBase = self.connect().open(self._path(name), "rb")
             return file
 
     def exists(self, name: str) -> bool:
         """See `Store`."""
-        with translated(f"{self.where}/{name}"):
-            return bool(self._connect().isfile(self._path(name)))
+        with _remote(f"{self.where}/{name}"):
+            return bool(self.connect().isfile(self._path(name)))
 
     def list(self, folder: str = "") -> list[str]:
         """See `Store`."""
-        with translated(f"{self.where}/{folder}"), contextlib.suppress(FileNotFoundError):
-            found = self._connect().ls(self._path(folder), detail=False)
-            return sorted(path.rstrip("/").rpartition("/")[2] for path in found)
+        with _remote(f"{self.where}/{folder}"), contextlib.suppress(FileNotFoundError):
+            found = self.connect().ls(self._path(folder), detail=False)
+            names = [path.rstrip("/").rpartition("/")[2] for path in found]
+            is_file = len(found) == 1 and found[0].strip("/") == self._path(folder).strip("/")
+            return [] if is_file else sorted(names)
         return []
 
     @contextlib.contextmanager
@@ -119,13 +149,22 @@ class RemoteStore:
             with full_disk_named(where):
                 yield cast("BinaryIO", file)
                 file.flush()
-            with translated(where):
-                self._connect().put_file(file.name, self._path(name))
+            with _remote(where):
+                self._put(file.name, self._path(name))
+
+    def _put(self, local: str, path: str) -> None:
+        """Put a file; a folder is made only where one is missed, since object stores have none."""
+        fs = self.connect()
+        try:
+            fs.put_file(local, path)
+        except FileNotFoundError:
+            fs.makedirs(path.rpartition("/")[0], exist_ok=True)
+            fs.put_file(local, path)
 
     def remove(self, name: str) -> None:
         """See `Store`."""
-        with translated(f"{self.where}/{name}"):
-            self._connect().rm_file(self._path(name))
+        with _remote(f"{self.where}/{name}"):
+            self.connect().rm_file(self._path(name))
 
 
 class RemoteFile:
@@ -133,14 +172,17 @@ class RemoteFile:
 
     local = False
 
-    def __init__(self, fs: Any, path: str, size: int, where: str) -> None:
-        self._fs, self._path, self._where = fs, path, where
+    def __init__(self, store: RemoteStore, path: str, size: int, where: str) -> None:
+        self._store, self._path, self._where = store, path, where
         self.size = size
 
     def read(self, offset: int, length: int) -> bytes:
         """See `File`."""
-        with translated(self._where):
-            data = bytes(self._fs.cat_file(self._path, start=offset, end=offset + length))
+        check_range(offset, length, self._where)
+        with _remote(self._where):
+            # Asked of the store each time: after a fork, this process has a connection of its own.
+            fs = self._store.connect()
+            data = bytes(fs.cat_file(self._path, start=offset, end=offset + length))
         if len(data) != length:
             raise StoreError(
                 f"{self._where}: {length} bytes wanted at offset {offset}, {len(data)} came"

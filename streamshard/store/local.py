@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import mmap
 import os
+import stat
 from collections.abc import Iterator
 from io import BufferedIOBase
 from pathlib import Path
@@ -14,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from streamshard.errors import StoreError
-from streamshard.store.base import full_disk_named, translated
+from streamshard.store.base import check_range, full_disk_named, translated
 
 
 def _sync_folder(path: Path) -> None:
@@ -52,14 +53,15 @@ class LocalStore:
 
     def exists(self, name: str) -> bool:
         """See `Store`."""
-        return (self._root / name).is_file()
+        with translated(f"{self.where}/{name}"):
+            return (self._root / name).is_file()
 
     def list(self, folder: str = "") -> list[str]:
         """See `Store`."""
         path = self._root / folder
-        if not path.exists():
-            return []
         with translated(str(path)):
+            if not path.exists():
+                return []
             return sorted(os.listdir(path))
 
     @contextlib.contextmanager
@@ -96,10 +98,14 @@ class LocalFile:
         self._where, self._fd = where, -1
         with translated(where):
             self._fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-            self.size = os.fstat(self._fd).st_size
+            found = os.fstat(self._fd)
+            if stat.S_ISDIR(found.st_mode):
+                raise IsADirectoryError
+            self.size = found.st_size
 
     def read(self, offset: int, length: int) -> bytes:
         """See `File`."""
+        check_range(offset, length, self._where)
         with translated(self._where):
             data = os.pread(self._fd, length, offset)
             while len(data) < length:

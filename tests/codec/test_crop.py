@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from dataclasses import replace
 from functools import cache
 from itertools import pairwise
 from typing import Any
@@ -191,13 +192,18 @@ class TestRandomness:
         assert 160 <= flips <= 240  # 4 standard deviations
 
 
+@cache
+def coordinates() -> bytes:
+    """A picture whose red is the row and whose green is the column."""
+    y, x = np.mgrid[0:256, 0:256].astype(np.uint8)
+    return encoded(np.stack([y, x, y], axis=-1), "PNG", compress_level=1)
+
+
 def drawn_boxes(crop: RandomResizedCrop, count: int) -> NDArray[np.float64]:
     """Top, left, height and width of crops, read off a picture that shows its coordinates."""
-    y, x = np.mgrid[0:256, 0:256].astype(np.uint8)
-    data = encoded(np.stack([y, x, y], axis=-1), "PNG", compress_level=1)
-    generator, boxes = seeded(0), []
-    for _ in range(count):
-        found = crop(data, generator).to(torch.float64)
+    boxes = []
+    for seed in range(count):
+        found = crop(coordinates(), seeded(seed)).to(torch.float64)
         last = found.shape[1] - 1
         centers = [found[0].mean(), found[1].mean()]
         steps = [
@@ -215,10 +221,13 @@ def distance(values: NDArray[np.float64], cdf: Callable[[Any], Any]) -> float:
     return float(np.abs(cdf(np.sort(values)) - ranks).max())
 
 
+# Every draw fits into a square picture, so none is repeated.
+CROP = RandomResizedCrop(64, scale=(0.05, 0.2), ratio=(0.25, 4.0))
+
+
 @pytest.fixture(scope="module")
 def boxes() -> NDArray[np.float64]:
-    # Every draw fits into a square picture, so none is repeated.
-    return drawn_boxes(RandomResizedCrop(64, scale=(0.05, 0.2), ratio=(0.25, 4.0)), 1500)
+    return drawn_boxes(CROP, 1500)
 
 
 class TestDistribution:
@@ -245,6 +254,15 @@ class TestDistribution:
         areas = boxes[:, 2] * boxes[:, 3]
         logs = np.log(boxes[:, 3] / boxes[:, 2])
         assert abs(np.corrcoef(areas, logs)[0, 1]) < 0.1
+
+    def test_the_flip_is_independent_of_the_box(self, boxes: NDArray[np.float64]) -> None:
+        flipping = replace(CROP, flip=0.5)
+        flips = []
+        for seed in range(400):
+            columns = flipping(coordinates(), seeded(seed))[1].double().mean(0)
+            flips.append(bool(columns[0] > columns[-1]))
+        for values in (*boxes[:400].T, boxes[:400, 2] * boxes[:400, 3]):
+            assert abs(np.corrcoef(values, flips)[0, 1]) < 0.2  # 4 standard deviations
 
     def test_where_no_draw_fits_it_is_the_largest_middle_within_the_ratios(self) -> None:
         pixels = picture(30, 300)

@@ -21,6 +21,7 @@ class TestRefused:
         ("data", "message"),
         [
             (Data(x=X, edge_index=edges((0, 5))), "edge_index points at node 5"),
+            (Data(x=X, edge_index=edges((2, 0))), "edge_index points at node 2"),
             (Data(x=X, edge_index=edges((0, -1))), "or -1 of a graph of 2 nodes"),
             (Data(x=X, edge_index=edges((0, 1)).to(torch.uint8)), "edge_index is torch.uint8"),
             (Data(x=X, edge_index=edges((0, 1)).to(torch.int16)), "edge_index is torch.int16"),

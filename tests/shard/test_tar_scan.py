@@ -28,7 +28,9 @@ FILES = [("a.bin", b""), ("a.cls", b"12345"), ("b.bin", b"x" * 512), ("b.cls", b
 _COMPONENTS = st.text(
     st.characters(exclude_characters="/\0", exclude_categories=["Cs"]), min_size=1, max_size=40
 )
-NAMES = st.lists(_COMPONENTS, min_size=1, max_size=8).map("/".join)
+NAMES = st.sampled_from(["a.bin", "b.bin", "d/" * 60 + "a.bin"]) | st.lists(
+    _COMPONENTS, min_size=1, max_size=8
+).map("/".join)
 
 
 def listed_by_tarfile(data: bytes) -> list[tar.Member]:
@@ -97,6 +99,13 @@ class TestForeignTars:
         assert {member.name for member in members} == {f"./{name}" for name in names}
         for member in members:
             assert f"./{data[member.offset :][: member.size].decode()}" == member.name
+
+    @pytest.mark.parametrize("format", [tarfile.GNU_FORMAT, tarfile.PAX_FORMAT])
+    def test_a_long_name_is_that_of_the_next_member_only(self, format: int) -> None:
+        names = ["d/" * 60 + "a.bin", "b.bin", "d/" * 70 + "e/", "c.bin", "x" * 200, "d.bin"]
+        data = tars.by_tarfile([(name, b"") for name in names], format, mtime=0.5)
+        found = [member.name for member in tars.members(data)]
+        assert found == [name for name in names if not name.endswith("/")]
 
     def test_folders_are_left_out(self) -> None:
         data = tars.by_tarfile([("d/", b""), ("d/a.bin", b"1"), ("e/", b"")], tarfile.USTAR_FORMAT)
