@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -72,40 +72,40 @@ class Assembler:
         self._transform, self._on_error = transform, on_error
         there = shards.manifest.parts
         asked = tuple(there) if parts is None else (parts,) if isinstance(parts, str) else parts
-        choices = {choice for part in asked for choice in part.split(";")}
-        for name in sorted((choices | set(decode)) - {*there, KEY, MASK}):
+        plain = [part for part in asked if part not in (KEY, MASK)]
+        choices = {choice for part in plain for choice in part.split(";")}
+        unknown = (choices - set(there)) | (set(decode) - {*there, *plain})
+        if unknown:
+            name = min(unknown)
             raise UsageError(f"{shards.where} has no part {name!r}; it has {', '.join(there)}")
         self._wants_key = parts is None or KEY in asked
-        self._readers = {
-            part: part_reader(shards, part, decode.get(part))
-            for part in asked
-            if part not in (KEY, MASK)
-        }
+        self._readers = {part: part_reader(shards, part, decode) for part in plain}
         self._outputs: dict[str, Inferred] = {}  # of the transform
         # Code of others draws from global generators: seeded per sample, and put back after.
         self._is_foreign = transform is not None or any(
             isinstance(reader, Called) for reader in self._readers.values()
         )
 
-    def make(self, rows: Rows, allocate: Allocate, *, with_mask: bool) -> Block:
+    def make(
+        self, rows: Rows, allocate: Allocate, *, with_mask: bool, probes: Iterable[Rows]
+    ) -> Block:
         """The block of one step.
 
         Args:
-            rows: What it is made of.
+            rows: What it is made of; nothing, for a rank without a share.
             allocate: Gives the memory.
             with_mask: Add `"__mask__"`, (samples,) bool, true for what is not a repeat.
+            probes: Other rows of the dataset, to learn from them what a batch without samples
+                looks like where only a sample can tell.
 
         Raises:
             SampleError: A sample can't be decoded, and `on_error` is "raise".
             DamagedError: Bytes are not those that were packed, likewise.
         """
         samples, kept, skipped = self._read(rows)
+        if not samples and self._is_foreign:
+            any(self._read(probe)[0] for probe in probes)  # up to the first that can be read
         return self._lay_out(rows, samples, kept, skipped, allocate, with_mask)
-
-    def make_empty(self, probe: Rows, allocate: Allocate, *, with_mask: bool) -> Block:
-        """The block of a step without samples, of the form that any sample, the probe, gives."""
-        self._read(probe)
-        return self._lay_out(probe, [], [], [], allocate, with_mask)
 
     def _read(self, rows: Rows) -> tuple[list[dict[str, Any]], list[int], list[str]]:
         """What is to be collected of each sample, which rows that is, and what was skipped."""
@@ -135,12 +135,14 @@ class Assembler:
         place.seed_globally()
         with named(where):
             result = dict(self._transform(sample))
-        result.pop(KEY, None)
-        if self._parts is not None and (lacking := sorted(set(self._readers) - set(result))):
-            raise UsageError(f"{where}: the transform's result lacks {lacking[0]!r}")
-        for name in result:
-            self._outputs.setdefault(name, Inferred())
-        return {name: self._outputs[name].learn(value) for name, value in result.items()}
+            result.pop(KEY, None)
+            wanted = set(self._outputs) or (set(self._readers) if self._parts else set(result))
+            if not wanted <= set(result) or (self._outputs and wanted != set(result)):
+                raise ValueError(f"the transform gave {sorted(result)}, not {sorted(wanted)}")
+            outputs = self._outputs or {name: Inferred() for name in result}
+            learned = {name: outputs[name].learn(value) for name, value in result.items()}
+        self._outputs = outputs
+        return learned
 
     def _lay_out(
         self,
@@ -154,11 +156,14 @@ class Assembler:
         builder = BlockBuilder()
         columns: Mapping[str, PartReader | Inferred] = self._readers
         if self._transform is not None:
-            columns = self._outputs or dict.fromkeys(self._readers, Inferred())
+            columns = self._outputs or {name: Inferred() for name in self._readers}
         for name, column in columns.items():
             column.add(builder, name, [sample[name] for sample in samples])
         if self._wants_key:
-            keys = [self._key(int(rows.shards[k]), int(rows.rows[k])).encode() for k in kept]
+            keys = [
+                self._key(int(rows.shards[k]), int(rows.rows[k])).encode("utf-8", "surrogateescape")
+                for k in kept
+            ]
             builder.strings(KEY, "text", keys)
         if with_mask or (self._parts is not None and MASK in self._parts):
             builder.tensor(MASK, np.array(kept, np.int64) < rows.real)

@@ -25,17 +25,39 @@ class _OnBlock:
 
     def pin_memory(self) -> Self:
         """The same batch in pinned memory, by one call for all its tensors."""
-        batch: Self = _on(type(self), Block(self.block.memory.pin_memory(), self.block.layout))
-        return batch
+        block = Block(self.block.memory.pin_memory(), self.block.layout)
+        return self._with_changes(_on(type(self), block), "pin_memory")
 
     def to(self, device: torch.device | str, non_blocking: bool = False) -> Self:
         """The same batch on a device, by one copy for all its tensors."""
-        memory = self.block.memory.to(device, non_blocking=non_blocking)
-        batch: Self = _on(type(self), self.block, memory)
+        here = self.block.memory if self._device_memory is None else self._device_memory
+        memory = here.to(device, non_blocking=non_blocking)
+        moved = _on(type(self), self.block, memory)
+        return self._with_changes(moved, "to", device, non_blocking=non_blocking)
+
+    def _with_changes(self, moved: Any, how: str, *args: Any, **options: Any) -> Self:
+        """What was put into a batch after it was made goes along, each by itself."""
+        for name, value in self._changed().items():
+            moved[name] = getattr(value, how)(*args, **options) if hasattr(value, how) else value
+        for name in self._removed():
+            del moved[name]
+        batch: Self = moved
         return batch
 
+    def _changed(self) -> dict[str, Any]:
+        return {}
+
+    def _removed(self) -> set[str]:
+        return set()
+
     def __reduce__(self) -> tuple[Callable[..., Any], tuple[Any, ...]]:
-        return _on, (type(self), self.block, self._device_memory)
+        return _restored, (
+            type(self),
+            self.block,
+            self._device_memory,
+            self._changed(),
+            self._removed(),
+        )
 
 
 class Batch(_OnBlock, dict[str, Any]):
@@ -44,6 +66,14 @@ class Batch(_OnBlock, dict[str, Any]):
     An image part is a (samples, 3, height, width) uint8 tensor, `cls` a (samples,) int64 tensor,
     text and bytes are lists, a graph part is a PyG `Batch`.
     """
+
+    made: dict[str, Any]  # what the block gave, to tell what was changed since
+
+    def _changed(self) -> dict[str, Any]:
+        return {name: value for name, value in self.items() if self.made.get(name) is not value}
+
+    def _removed(self) -> set[str]:
+        return set(self.made) - set(self)
 
 
 class BatchTuple(_OnBlock, tuple[Any, ...]):
@@ -56,6 +86,24 @@ def _on(kind: type[Any], block: Block, device_memory: torch.Tensor | None = None
     parts = block.layout.parts
     batch = kind(values) if kind is Batch else kind(values[part] for part in parts or ())
     batch.block, batch._device_memory = block, device_memory
+    if kind is Batch:
+        batch.made = values
+    return batch
+
+
+def _restored(
+    kind: type[Any],
+    block: Block,
+    device_memory: torch.Tensor | None,
+    changed: dict[str, Any],
+    removed: set[str],
+) -> Any:
+    """A batch that was pickled."""
+    batch = _on(kind, block, device_memory)
+    for name, value in changed.items():
+        batch[name] = value
+    for name in removed:
+        del batch[name]
     return batch
 
 
@@ -85,4 +133,8 @@ def _value(block: Block, column: Column, memory: torch.Tensor | None) -> Any:
         return pickle.loads(data)  # made by our own worker, never read from a dataset
     ends = block.view(column.entries[1]).tolist()
     values = [data[a:b] for a, b in zip([0, *ends], ends, strict=False)]
-    return [value.decode() for value in values] if column.kind == "text" else values
+    return (
+        [value.decode("utf-8", "surrogateescape") for value in values]
+        if column.kind == "text"
+        else values
+    )

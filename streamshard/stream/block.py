@@ -17,6 +17,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from streamshard.errors import DamagedError
+
 ALIGNMENT = 64  # bytes: a cache line, and more than any dtype needs
 
 Buffer = bytes | memoryview | NDArray[Any]
@@ -98,6 +100,8 @@ class _Piece:
             source = np.frombuffer(buffer, np.uint8)
             out[at : at + len(source)] = source
             at += len(source)
+        if at != len(out):  # what is left would be whatever the memory held before
+            raise DamagedError(f"{self.name}: {at} bytes where {len(out)} are expected")
         if self.add is not None:
             values = out.view(str(self.dtype).removeprefix("torch.")).reshape(self.shape)
             values += self.add.astype(values.dtype, copy=False)
@@ -191,7 +195,7 @@ class BlockBuilder:
 
 def _bytes_of(tensor: torch.Tensor) -> NDArray[np.uint8]:
     """A tensor's bytes in its own order."""
-    flat = tensor.detach().contiguous().reshape(-1)
+    flat = tensor.detach().resolve_conj().resolve_neg().contiguous().reshape(-1)
     return flat.view(torch.uint8).numpy() if flat.numel() else np.zeros(0, np.uint8)
 
 

@@ -15,6 +15,7 @@ from streamshard.stream.block import BlockBuilder
 
 def add_formed(builder: BlockBuilder, name: str, form: Form, values: Sequence[Any]) -> None:
     """Add tensors of one known form, stacked."""
+    values = [torch.as_tensor(value) for value in values]
     for value in values:
         if value.dtype != form.dtype or tuple(value.shape) != form.shape:
             raise UsageError(
@@ -50,9 +51,13 @@ class Inferred:
 
     def learn(self, value: Any) -> Any:
         """The value as it is to be collected: numbers and arrays as tensors."""
-        if isinstance(value, np.ndarray):
-            value = torch.from_numpy(np.ascontiguousarray(value))
-        elif isinstance(value, bool | int | float | np.generic):
+        if isinstance(value, np.str_):
+            value = str(value)
+        elif isinstance(value, np.ndarray | np.number | np.bool_):
+            array = np.asarray(value)
+            native = np.ascontiguousarray(array, array.dtype.newbyteorder("="))
+            value = torch.from_numpy(native.reshape(array.shape))
+        elif isinstance(value, bool | int | float):
             value = torch.tensor(value)
         if isinstance(value, torch.Tensor) and self._form is None:
             self._form = Form(value.dtype, tuple(value.shape))

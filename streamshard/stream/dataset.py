@@ -5,8 +5,8 @@ This is the only place that asks for rank and worker; everywhere else the world 
 
 from __future__ import annotations
 
-import copy
 import logging
+import operator
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
@@ -117,7 +117,7 @@ class ShardDataset(IterableDataset[Any]):
         super().__init__()
         self.shards = Shards(url, index=index, verify=verify, storage_options=storage_options)
         self.view = View.whole(self.shards)
-        self.batch_size, self.tail = batch_size, tail
+        self.batch_size, self.tail = operator.index(batch_size), tail
         self._seed, self._shuffle = seed, shuffle
         self._given = {"lanes": lanes, "grain": grain, "window": window}
         self._given_world, self._world = world, None  # type: tuple[World | None, World | None]
@@ -217,7 +217,7 @@ class ShardDataset(IterableDataset[Any]):
             raise UsageError(f'by is {by!r}; it must be "key"')
         return {
             name: self._viewed(self.view.narrowed(self.shards, part, f"{name}={fractions[name]}"))
-            for name, part in hash_ranges(fractions).items()
+            for name, part in hash_ranges(fractions, self.view).items()
         }
 
     def __getitem__(self, places: slice) -> ShardDataset:
@@ -232,7 +232,8 @@ class ShardDataset(IterableDataset[Any]):
         return self._viewed(self.view.between(begin, end, self.shards.where))
 
     def _viewed(self, view: View) -> ShardDataset:
-        dataset = copy.copy(self)
+        dataset = object.__new__(type(self))
+        dataset.__dict__.update(self.__dict__)  # a copy would settle the world, as pickling does
         dataset.view = view
         dataset._epoch = torch.tensor([0, -1, 0]).share_memory_()  # type: ignore[no-untyped-call]
         return dataset
@@ -363,7 +364,6 @@ class ShardDataset(IterableDataset[Any]):
         schedule = Schedule(order, share, self.view, self.shards, cursor.epoch)
         with_mask = self.tail == "pad"
         for rows in schedule.rows(numbers):
-            if len(rows.rows):
-                yield self._assembler.make(rows, allocate, with_mask=with_mask)
-            else:
-                yield self._assembler.make_empty(schedule.first(), allocate, with_mask=with_mask)
+            yield self._assembler.make(
+                rows, allocate, with_mask=with_mask, probes=schedule.one_by_one()
+            )

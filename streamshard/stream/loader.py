@@ -138,21 +138,22 @@ class StreamLoader:
     def _blocks(self, start: Cursor, world: World) -> Iterator[tuple[Block, int]]:
         """The blocks of a pass, each with the number of steps done when it is delivered."""
         steps = self.dataset.share(start.position, world).steps
-        source = self._from_workers(start, world, steps)
         if self._num_workers == 0:
             source = self.dataset.make(start, world, range(steps), plain_memory)
+        else:
+            source = self._from_workers(start, world, steps)
         for number, block in enumerate(source):
             self._skipped = self.dataset.report(block, self._skipped)
             yield block, number + 1
 
     def _from_workers(self, start: Cursor, world: World, steps: int) -> Iterator[Block]:
-        pool = self._running_pool(world)
-        if self._workers_are_at == start:
-            pool.follow(start)
-        else:
-            pool.start(start)
-        self._workers_are_at = None
         try:
+            pool = self._running_pool(world)
+            is_there, self._workers_are_at = self._workers_are_at == start, None
+            if is_there:
+                pool.follow(start)
+            else:
+                pool.start(start)
             for step in range(steps):
                 block = pool.receive(step)
                 if step == steps - 1:

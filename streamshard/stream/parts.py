@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, Protocol
 
@@ -53,25 +53,32 @@ class PartReader(Protocol):
         """One column of what was collected."""
 
 
-def part_reader(shards: Shards, part: str, decoder: Decoder | None) -> PartReader:
-    """How a part is read, given what the user says of it."""
+def part_reader(shards: Shards, part: str, decode: Mapping[str, Decoder]) -> PartReader:
+    """How a part is read, given what the user says of it.
+
+    Raises:
+        UsageError: A decoder is given for one of several choices only.
+    """
+    decoder = decode.get(part)
+    if decoder is None and ";" in part and set(part.split(";")) & set(decode):
+        raise UsageError(f"a decoder for {part!r} is given under that name: decode={{{part!r}: …}}")
     choices = [(name, shards.manifest.parts[name]) for name in part.split(";")]
     codecs = {codec_of(spec.suffix).name for _, spec in choices}
     if decoder is None and codecs == {"graph"}:
         return _Graphs(shards, *choices[0])
     if decoder is None and codecs == {"int"} and len(choices) == 1 and not choices[0][1].optional:
         return _Ints(shards, part)
+    may_lack = len(choices) == 1 and choices[0][1].optional
     if decoder is bytes:
         return _Decoded(shards, choices, lambda data, _: data, None)
     if decoder is not None and hasattr(decoder, "form"):
-        return _Decoded(shards, choices, decoder, decoder.form)
+        # A missing value has no place in a stack.
+        return _Decoded(shards, choices, decoder, None if may_lack else decoder.form)
     if decoder is not None:
         return Called(shards, choices, decoder)
     forms = {codec_of(spec.suffix).form(spec.schema) for _, spec in choices}
     form = forms.pop() if len(forms) == 1 else None
-    if any(spec.optional for _, spec in choices) and len(choices) == 1:
-        form = None  # a missing value has no place in a stack
-    return _Decoded(shards, choices, None, form)
+    return _Decoded(shards, choices, None, None if may_lack else form)
 
 
 class _Ints:
@@ -137,11 +144,14 @@ class Called(_Decoded):
 
     def read(self, place: Place) -> Any:
         """See `PartReader`."""
-        return self._inferred.learn(self.value(place))
+        with named(lambda: self._shards.at(place.shard, place.row, self._choices[0][0])):
+            return self._inferred.learn(self.value(place))
 
     def value(self, place: Place) -> Any:
         """See `PartReader`."""
         value = super().read(place)
+        if value is None:
+            return None  # the sample lacks the part
         name = self._choices[0][0]
         place.seed_globally()
         with named(lambda: self._shards.at(place.shard, place.row, name)):

@@ -27,11 +27,11 @@ from streamshard.shard.manifest import (
     read_index,
     read_manifest,
 )
-from streamshard.shard.verify import Progress, find_damage, part_damage
+from streamshard.shard.verify import Progress, find_damage
 from streamshard.store.base import File, Store
 from streamshard.store.filesystem import open_store
 
-_OPEN_SHARDS = 32  # per process; a pass touches few at a time, and descriptors are few too
+_OPEN_SHARDS = 40  # per process; each has up to three descriptors, of which 256 may be all there are
 
 
 @dataclass
@@ -82,6 +82,7 @@ class Shards:
         self.where = self._store.where
         self._verify = verify
         self._open: OrderedDict[int, _Open] = OrderedDict()
+        self._whole: dict[int, bool] = {}  # shards whose hash this process has checked
         self.manifest = _find(self._store, self._sidecars)
         if names:
             self.manifest = self.manifest.select(list(braceexpand(names)), self.where)
@@ -89,7 +90,7 @@ class Shards:
 
     def __getstate__(self) -> dict[str, Any]:
         # Open files stay in this process; shared pages are mapped anew in the other.
-        return {**self.__dict__, "_open": OrderedDict()}
+        return {**self.__dict__, "_open": OrderedDict(), "_whole": {}}
 
     def __len__(self) -> int:
         return int(self._starts[-1])
@@ -184,14 +185,16 @@ class Shards:
     def view(self, shard: int, row: int, part: str) -> memoryview | None:
         """Like `read`, without a copy where the shard is local.
 
-        The shard's hash is checked, whole, when this process first opens it.
+        The shard's hash is checked, whole, when this process first uses it; of a damaged shard
+        each part is then read and checked by itself.
         """
         opened = self._shard(shard)
-        if not opened.file.local:
+        if not opened.file.local or not self._is_whole(shard, opened):
             data = self.read(shard, row, part)
             return None if data is None else memoryview(data)
         if opened.map is None:
-            opened.map = self._map(opened)
+            opened.map = opened.file.map()
+            assert opened.map is not None
         extent = self._extent(opened, part)
         offset, size = int(extent.offset[row]), int(extent.size[row])
         return None if size == MISSING else memoryview(opened.map)[offset : offset + size]
@@ -231,19 +234,15 @@ class Shards:
             self._open.popitem(last=False)[1].file.close()
         return opened
 
-    def _map(self, opened: _Open) -> NDArray[np.uint8]:
-        """A local shard in memory, checked as a whole: headers, data and what lies between."""
-        data = opened.file.map()
-        assert data is not None
-        if not self._verify or hashlib.sha256(data).digest() == opened.shard.sha256:
-            return data
-        with self._store.stream(opened.shard.name) as file:
-            where = f"{self.where}/{opened.shard.name}"
-            size = opened.file.size
-            for name, part in self.manifest.parts.items():
-                for finding in part_damage(file, size, opened.index, name, part, where):
-                    raise DamagedError(finding)
-        raise DamagedError(f"{where}: sha256 differs from the manifest's, outside the parts' data")
+    def _is_whole(self, number: int, opened: _Open) -> bool:
+        """Whether a local shard's hash is right: headers, data and what lies between."""
+        if not self._verify:
+            return True
+        if number not in self._whole:
+            with self._store.stream(opened.shard.name) as file:
+                digest = hashlib.file_digest(file, "sha256").digest()
+            self._whole[number] = digest == opened.shard.sha256
+        return self._whole[number]
 
 
 def _find(store: Store, sidecars: Store) -> Manifest:

@@ -34,10 +34,10 @@ class Schedule:
         if steps:
             yield from self._resolved(steps)
 
-    def first(self) -> Rows:
-        """The first row of the epoch, whichever step it belongs to."""
-        (rows,) = self._resolved([Step(np.zeros(1, np.int64), 0)])
-        return rows
+    def one_by_one(self) -> Iterator[Rows]:
+        """Every row of the epoch alone, whichever step it belongs to."""
+        for position in range(len(self._order)):
+            yield from self._resolved([Step(np.array([position], np.int64), 0)])
 
     def _resolved(self, steps: Sequence[Step]) -> Iterator[Rows]:
         positions: Ints = np.concatenate([step.positions for step in steps])

@@ -64,25 +64,32 @@ class Steps(Iterator[Any]):
 
     def state_dict(self) -> dict[str, Any]:
         """Where this worker stands in its pass."""
+        return {"cursor": self._cursor.to_dict(), "next": self._next, **self._division()}
+
+    def _division(self) -> dict[str, Any]:
+        """What a number of steps means something for, and nothing else."""
+        share = self._maker.share(self._cursor)
         return {
-            "cursor": self._cursor.to_dict(),
-            "next": self._next,
             "worker": self._worker,
             "workers": self._workers,
+            "ranks": share.world.size,
+            "batch_size": share.batch_size,
+            "tail": share.tail,
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go on where a worker of the same number stood.
 
         Raises:
-            CursorError: It was another worker's, among another number of them, or the state is of
+            CursorError: Workers, ranks, batch size or tail are not those of the state, or it is of
                 another dataset, seed or order.
         """
-        if (state["worker"], state["workers"]) != (self._worker, self._workers):
+        division = self._division()
+        theirs = {name: state.get(name) for name in division}
+        if theirs != division or not {"cursor", "next"} <= set(state):
             raise CursorError(
-                f"the state is that of worker {state['worker']} of {state['workers']}, this is "
-                f"worker {self._worker} of {self._workers}: StatefulDataLoader keeps a state for "
-                "each worker; StreamLoader's fits any number of them"
+                f"the state is one worker's, made with {theirs}; this one has {division}: "
+                "StatefulDataLoader goes on as it was; StreamLoader's state fits any division"
             )
         self._begin(self._maker.resumed(state["cursor"]), state["next"])
 

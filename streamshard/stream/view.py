@@ -61,14 +61,21 @@ class Keys:
 
 @dataclass(frozen=True)
 class HashRange:
-    """Rows whose key has a hash in [begin, end): a part of the samples that stays the same."""
+    """Rows whose key has a hash in [begin, end): a part of the samples that stays the same.
+
+    Attributes:
+        begin: Least hash.
+        end: One more than the largest.
+        salt: Tells the split of a split from the first, which would choose by the same hash.
+    """
 
     begin: int
     end: int
+    salt: int = 0
 
     def __call__(self, shard: int, index: Index, rows: Ints) -> Ints:
         """See `Filter`."""
-        hashes = (_hash(index.keys[row]) for row in rows.tolist())
+        hashes = (_hash(index.keys[row], self.salt) for row in rows.tolist())
         kept = [self.begin <= value < self.end for value in hashes]
         chosen: Ints = rows[np.array(kept, bool)]
         return chosen
@@ -82,6 +89,8 @@ class Accepted:
 
     def __call__(self, shard: int, index: Index, rows: Ints) -> Ints:
         """See `Filter`."""
+        if not len(rows):
+            return rows
         columns: dict[str, Any] = {"__key__": [index.keys[row] for row in rows.tolist()]}
         columns |= {name: column[rows] for name, column in index.facts().items()}
         mask = np.asarray(self.where(columns))
@@ -108,8 +117,10 @@ class Places:
         return rows[max(self.begin - start, 0) : max(self.end - start, 0)]
 
 
-def _hash(key: str) -> int:
-    return int.from_bytes(hashlib.blake2b(key.encode(), digest_size=8).digest(), "big")
+def _hash(key: str, salt: int) -> int:
+    data = key.encode("utf-8", "surrogateescape")
+    digest = hashlib.blake2b(data, digest_size=8, salt=salt.to_bytes(2, "little"))
+    return int.from_bytes(digest.digest(), "big")
 
 
 @dataclass(frozen=True)
@@ -156,6 +167,8 @@ class View:
         for number in np.unique(numbers).tolist():
             here = numbers == number
             chosen = shards.chosen(number, self.fingerprint, partial(self.rows, shards, number))
+            if len(chosen) != self.counts[number]:
+                raise UsageError("where= does not choose the same samples as before; it must")
             rows[here] = chosen[places[here]]
         return rows
 
@@ -197,6 +210,8 @@ def label_values(shards: Shards, labels: Sequence[int | str]) -> tuple[int, ...]
     Raises:
         UsageError: A name is no class.
     """
+    if "cls" not in shards.manifest.parts:
+        raise UsageError(f"{shards.where} has no part 'cls' to choose by")
     classes = list(shards.classes or ())
     unknown = [label for label in labels if isinstance(label, str) and label not in classes]
     if unknown:
@@ -204,18 +219,19 @@ def label_values(shards: Shards, labels: Sequence[int | str]) -> tuple[int, ...]
     return tuple(classes.index(label) if isinstance(label, str) else label for label in labels)
 
 
-def hash_ranges(fractions: Mapping[str, float]) -> dict[str, HashRange]:
-    """A range of hashes for each name, in proportion.
+def hash_ranges(fractions: Mapping[str, float], view: View) -> dict[str, HashRange]:
+    """A range of hashes for each name, in proportion, independent of earlier splits of a view.
 
     Raises:
         UsageError: A fraction is not above 0, or they are more than 1 together.
     """
     if min(fractions.values(), default=0) <= 0 or sum(fractions.values()) > 1 + 1e-9:
         raise UsageError(f"fractions {dict(fractions)}; each above 0, together at most 1")
+    salt = sum(isinstance(choose, HashRange) for choose in view.filters)
     ranges, begin, total = {}, 0, 0.0
     for name, fraction in fractions.items():
         total += fraction
         end = min(round(total * _HASH_RANGE), _HASH_RANGE)
-        ranges[name] = HashRange(begin, end)
+        ranges[name] = HashRange(begin, end, salt)
         begin = end
     return ranges

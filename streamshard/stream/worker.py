@@ -13,18 +13,18 @@ import contextlib
 import mmap
 import os
 import pickle
-import select
 import signal
 import threading
 import traceback
 from collections.abc import Iterator
 from dataclasses import dataclass
-from multiprocessing.connection import Connection
+from multiprocessing.connection import Connection, wait
 from typing import NamedTuple
 
 import numpy as np
 import torch
 
+from streamshard import errors
 from streamshard.errors import StreamshardError, WorkerError
 from streamshard.plan.cursor import Cursor
 from streamshard.plan.share import World
@@ -63,16 +63,12 @@ class Made(NamedTuple):
 
     Attributes:
         generation: Of the order that it belongs to.
-        epoch: Of the step.
-        step: Of the pass.
         descriptor: The worker's number for the memfd: the block, then its pickled layout.
         nbytes: Of the block.
         layout_bytes: Of the layout.
     """
 
     generation: int
-    epoch: int
-    step: int
     descriptor: int
     nbytes: int
     layout_bytes: int
@@ -83,15 +79,11 @@ class Failed(NamedTuple):
 
     Attributes:
         generation: Of the order that it belongs to.
-        epoch: Of the step.
-        step: Of the pass.
         kind: The exception's class, by its name in `streamshard.errors`.
         message: What it says, cut to fit.
     """
 
     generation: int
-    epoch: int
-    step: int
     kind: str
     message: str
 
@@ -136,7 +128,7 @@ def _exit_with(parent: int) -> None:
         os._exit(1)  # it ended before we could watch it
 
     def watch() -> None:
-        select.select([descriptor], [], [])
+        wait([descriptor])
         os._exit(1)
 
     threading.Thread(target=watch, daemon=True, name="streamshard-watchdog").start()
@@ -172,33 +164,33 @@ class _Worker:
         """Make steps, epoch after epoch, until there is another order or a step fails."""
         job, cursor, first = self._job, start.cursor, start.step
         while True:
+            if job.number >= job.dataset.share(0, job.world).steps:
+                return  # an epoch has no step for this worker
             steps = job.dataset.share(cursor.position, job.world).steps
             numbers = range(first, steps, job.workers)
             blocks = job.dataset.make(cursor, job.world, numbers, self._allocate)
-            for number in numbers:
+            for _ in numbers:
                 while len(self._waiting) >= job.in_flight or self._connection.poll():
                     self._listen()
                     if self._start:
                         return
-                if not self._hand_over(blocks, start.generation, cursor.epoch, number):
+                if not self._hand_over(blocks, start.generation):
                     return
             cursor = job.dataset.first_cursor(job.world, cursor.epoch + 1)
             first = job.number
 
-    def _hand_over(self, blocks: Iterator[Block], generation: int, epoch: int, number: int) -> bool:
+    def _hand_over(self, blocks: Iterator[Block], generation: int) -> bool:
         """Make the next step; whether it could be made."""
         try:
             block = next(blocks)
         except Exception as error:
             kind, message = _described(error)
-            self._connection.send(Failed(generation, epoch, number, kind, message))
+            self._connection.send(Failed(generation, kind, message))
             return False
         layout = pickle.dumps(block.layout, pickle.HIGHEST_PROTOCOL)
         os.pwrite(self._descriptor, layout, block.layout.nbytes)
         self._waiting.add(self._descriptor)
-        self._connection.send(
-            Made(generation, epoch, number, self._descriptor, block.layout.nbytes, len(layout))
-        )
+        self._connection.send(Made(generation, self._descriptor, block.layout.nbytes, len(layout)))
         return True
 
     def _allocate(self, nbytes: int) -> torch.Tensor:
@@ -217,6 +209,13 @@ def _described(error: Exception) -> tuple[str, str]:
         text = str(error)
         if error.__cause__ is not None:
             text += "\n" + "".join(traceback.format_exception(error.__cause__))
-        return type(error).__name__, text.strip()[:_MESSAGE_BYTES]
+        # The first class that the trainer knows by name; users may have classes of their own.
+        kind = next(kind for kind in type(error).__mro__ if hasattr(errors, kind.__name__))
+        return kind.__name__, _cut(text.strip(), slice(_MESSAGE_BYTES))
     text = "".join(traceback.format_exception(error)).strip()
-    return WorkerError.__name__, text[-_MESSAGE_BYTES:]
+    return WorkerError.__name__, _cut(text, slice(-_MESSAGE_BYTES, None))
+
+
+def _cut(text: str, kept: slice) -> str:
+    """Some bytes of a text."""
+    return text.encode("utf-8", "replace")[kept].decode("utf-8", "ignore")

@@ -184,7 +184,9 @@ class WorkerPool:
         return _Handle(process, ours)
 
     def close(self) -> None:
-        """End all workers."""
+        """End all workers, if they are this process's: a fork of the trainer has none."""
+        if os.getpid() != self._jobs[0].parent:
+            return
         for handle in self._handles:
             handle.end()
         self._handles = []

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from streamshard.errors import DamagedError, DatasetError, StreamshardError
 from streamshard.shard import columns
-from streamshard.shard.manifest import HEAD, TABLE, Manifest, ShardTable, read_manifest
+from streamshard.shard.manifest import HEAD, TABLE, Manifest, ShardTable, _head_hash, read_manifest
 from tests.shard.datasets import Files, meaning, shard, small
 
 
@@ -69,8 +69,11 @@ class TestDamage:
 
     @pytest.mark.parametrize("name", ["samples", "shards", "fingerprint"])
     def test_a_head_that_tells_other_totals_than_its_table_is_refused(self, name: str) -> None:
+        head = {**json.loads(self.FILES[HEAD]), name: 3}
+        with pytest.raises(DamagedError, match="changed after it was written"):
+            self.read(head)
         with pytest.raises(DamagedError, match="the manifest says"):
-            self.read({**json.loads(self.FILES[HEAD]), name: 3})
+            self.read({**head, "head_sha256": _head_hash(head)})
 
     def test_the_table_of_another_dataset_is_refused(self) -> None:
         other = Manifest({}, ShardTable.of([shard(5)])).to_files()[TABLE]

@@ -175,7 +175,7 @@ class TestSplitName:
             (sample["__key__"], part)
             for sample in group_by_keys(stream)
             for part in sample
-            if not part.startswith("__")
+            if part not in ("__key__", "__url__")
         ]
         assert sorted(found) == sorted(splits)
 

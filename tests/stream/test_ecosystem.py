@@ -67,7 +67,7 @@ def test_stateful_dataloader_with_another_number_of_workers_is_refused(tars: str
     steps = iter(make_dataset(tars))
     next(steps)
     state = steps.state_dict()
-    with pytest.raises(ss.errors.CursorError, match="worker 0 of 3, this is worker 0 of 1"):
+    with pytest.raises(ss.errors.CursorError, match="'workers': 3"):
         iter(make_dataset(tars)).load_state_dict({**state, "workers": 3})
 
 

