@@ -60,10 +60,12 @@ def cut(data: bytes, full: tuple[int, int], box: Box, size: tuple[int, int]) -> 
 
 
 def _pair(size: Size) -> tuple[int, int]:
-    pair = (size, size) if isinstance(size, int) else (int(size[0]), int(size[1]))
-    if min(pair) < 1:
-        raise UsageError(f"an image size of {size}; it must be at least 1 pixel")
-    return pair
+    pair = (size, size) if isinstance(size, int) else tuple(size)
+    if len(pair) != 2 or not all(isinstance(side, int) and side >= 1 for side in pair):
+        raise UsageError(
+            f"an image size of {size}; it must be at least 1 pixel, one whole number or two"
+        )
+    return pair[0], pair[1]
 
 
 @dataclass(frozen=True)

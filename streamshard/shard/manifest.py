@@ -230,7 +230,7 @@ class Manifest:
 def _head_hash(head: Mapping[str, Any]) -> str:
     """A hash over everything else in the head, however it is spaced."""
     rest = {name: value for name, value in head.items() if name != "head_sha256"}
-    return hashlib.sha256(json.dumps(rest, sort_keys=True).encode()).hexdigest()
+    return hashlib.sha256(json.dumps(rest).encode()).hexdigest()
 
 
 def read_manifest(source: Source, where: str) -> Manifest:
@@ -264,8 +264,9 @@ def read_manifest(source: Source, where: str) -> Manifest:
 def _read_head(data: NDArray[np.uint8], where: str) -> dict[str, Any]:
     try:
         head = json.loads(data.tobytes())
+        is_whole = head.get("head_sha256") == _head_hash(head)
         is_ours = head["format"] == "streamshard" and {"version", "table_sha256"} <= set(head)
-    except (ValueError, KeyError, TypeError, RecursionError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise DamagedError(f"{where}/{HEAD}: not a manifest ({error})") from None
     if not is_ours:
         raise DamagedError(f"{where}/{HEAD}: not a streamshard manifest")
@@ -273,7 +274,7 @@ def _read_head(data: NDArray[np.uint8], where: str) -> dict[str, Any]:
         raise DatasetError(
             f"{where}: format version {head['version']}; this streamshard reads version {VERSION}"
         )
-    if head.get("head_sha256") != _head_hash(head):
+    if not is_whole:
         raise DamagedError(f"{where}/{HEAD}: changed after it was written")
     return cast("dict[str, Any]", head)
 

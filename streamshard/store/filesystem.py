@@ -24,6 +24,12 @@ from streamshard.store.base import (
 )
 from streamshard.store.local import LocalStore
 
+# Places. What else fsspec knows are views of other URLs or archives, which may lead anywhere.
+_SCHEMES = (
+    *("file", "local", "memory", "http", "https", "ftp", "sftp", "ssh", "smb"),
+    *("s3", "s3a", "gs", "gcs", "az", "abfs", "abfss", "adl", "oci", "hdfs", "webhdfs", "hf"),
+)
+
 
 def open_store(url: str | os.PathLike[str], options: Mapping[str, Any] | None = None) -> Store:
     """The store of a local folder or a URL.
@@ -39,6 +45,9 @@ def open_store(url: str | os.PathLike[str], options: Mapping[str, Any] | None = 
     url = os.fspath(url)
     if "::" in url:
         raise UsageError(f"{redact(url)}: chained URLs are not read; give the place itself")
+    scheme = url.partition("://")[0].lower() if HAS_SCHEME.match(url) else "file"
+    if scheme not in _SCHEMES:
+        raise UsageError(f"{redact(url)}: Protocol not known: {scheme}; {', '.join(_SCHEMES)} are")
     try:
         urlsplit(url)
     except ValueError as error:
@@ -58,9 +67,8 @@ def _remote(where: str) -> Iterator[None]:
         raise
     except ImportError as error:
         raise StoreError(f"{where}: {error}") from None
-    except ValueError as error:
-        known = str(error) if str(error).startswith("Protocol not known") else "not a URL"
-        raise UsageError(f"{where}: {known}") from None
+    except ValueError:
+        raise StoreError(f"{where}: not understood by its file system (ValueError)") from None
     except Exception as error:
         status = getattr(error, "status", "")
         raise StoreError(f"{where}: {type(error).__name__} {status}".rstrip()) from None

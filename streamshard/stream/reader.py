@@ -31,7 +31,9 @@ from streamshard.shard.verify import Progress, find_damage
 from streamshard.store.base import File, Store
 from streamshard.store.filesystem import open_store
 
-_OPEN_SHARDS = 40  # per process; each has up to three descriptors, of which 256 may be all there are
+_OPEN_SHARDS = (
+    40  # per process; each has up to three descriptors, of which 256 may be all there are
+)
 
 
 @dataclass

@@ -161,8 +161,8 @@ class TestBombs:
     """Too many pixels are refused from the header, before any is decoded."""
 
     def test_a_size_below_the_cap_is_read_without_a_warning(self) -> None:
-        assert image_size(png_of_size(10_000, 13_000)) == (13_000, 10_000)
-        assert image_size(jpeg_of_size(10_000, 13_000)) == (13_000, 10_000)
+        assert image_size(png_of_size(10_000, 8_900)) == (8_900, 10_000)
+        assert image_size(jpeg_of_size(10_000, 8_900)) == (8_900, 10_000)
 
     @pytest.mark.parametrize("size", [(20_000, 7_000), (60_000, 60_000), (2**31 - 1, 2**31 - 1)])
     def test_a_png_that_claims_too_much_is_refused(self, size: tuple[int, int]) -> None:
@@ -174,7 +174,7 @@ class TestBombs:
     def test_a_jpeg_that_claims_too_much_is_refused(self, size: tuple[int, int]) -> None:
         data = jpeg_of_size(*size)
         for read in (image_size, decode_pixels, CODEC.decode, CODEC.pack, CenterCrop(8)):
-            with pytest.raises(ValueError, match=rf"{size[0]}x{size[1]} pixels; at most 134217728"):
+            with pytest.raises(ValueError, match=rf"{size[0]}x{size[1]} pixels; at most 89478485"):
                 read(data)
 
     @pytest.mark.parametrize("name", SAMPLES)
