@@ -100,13 +100,14 @@ def test_every_rank_takes_the_same_steps_and_the_tail_keeps_its_rule(
             assert delivered == [(key, True) for key in expected] + repeats
 
 
+@pytest.mark.parametrize("every", [4, pytest.param(1, marks=pytest.mark.slow)])
 def test_a_stop_after_any_step_resumes_on_another_topology(
-    tmp_path: Path, urls: dict[str, str]
+    tmp_path: Path, urls: dict[str, str], every: int
 ) -> None:
     """2 ranks x 1 worker, batch 16, stopped after every k; then 3 ranks x 2 workers, batch 10."""
     url = urls["uneven"]
     steps = -(-1003 // 32)
-    stops = range(0, steps, 3)
+    stops = range(0, steps, every)
     first = torchrun(
         tmp_path / "first", 2,
         [
