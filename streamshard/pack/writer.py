@@ -54,7 +54,7 @@ class ShardWriter:
     ...     with ShardWriter(folder + "/own", shard_size="1MB") as writer:
     ...         writer.write({"__key__": "000001", "txt": "hello", "cls": 3})
     ...     writer.manifest.fingerprint
-    '59f2a8d9ec9b3ba0ff0e6f16ee5e8e5e'
+    '0b38b423381c794716e3bf94e64a91f6'
     """
 
     def __init__(

@@ -4,6 +4,7 @@ import json
 import os
 import signal
 import subprocess
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -205,6 +206,8 @@ def test_an_interrupted_pack_leaves_no_dataset_and_no_temporary_file(
         text=True,
         cwd=place,
         env=environment(),
+        # Where the tests themselves run in the background, children would ignore it.
+        preexec_fn=partial(signal.signal, signal.SIGINT, signal.SIG_DFL),
     )
     assert process.stdout
     assert process.stdout.readline() == "ready\n"

@@ -136,8 +136,9 @@ def test_more_skipped_samples_than_allowed_are_an_error(tars: str) -> None:
 
 
 SCRIPT = """
-import os, sys, time
+import os, signal, sys, time
 import streamshard as ss
+signal.signal(signal.SIGINT, signal.default_int_handler)  # tests in the background ignore it
 def slow(text):
     if sys.argv[2] == "stuck": time.sleep(600)
     return text
