@@ -106,7 +106,8 @@ class ShardWriter:
 
     def append(self, key: str, packed: Mapping[str, Packed]) -> None:
         """Append what an `Encoder` made of a sample, in this process or another."""
-        if (self._open and key in self._open.keys) or self._is_finished(key):
+        key_hash = _key_hash(key)
+        if (self._open and key in self._open.keys) or self._is_finished(key_hash):
             raise SampleError(f"key {key!r} is there twice; keys are unique over a dataset")
         schemas = self._merge(key, packed)
         size = sum(
@@ -117,7 +118,7 @@ class ShardWriter:
         if self._open is None:
             name = f"shard-{len(self._shards):06d}.tar"
             self._open = _OpenShard(self._store, name, list(packed))
-        self._open.append(key, packed)
+        self._open.append(key, key_hash, packed)
         self._schemas = schemas
 
     def close(self) -> None:
@@ -184,15 +185,15 @@ class ShardWriter:
                 raise SampleError(f"key {key}, part {part}: {error}") from None
         return merged
 
-    def _is_finished(self, key: str) -> bool:
-        """Whether a shard before the open one has this key."""
-        value = np.uint64(_key_hash(key))
+    def _is_finished(self, key_hash: int) -> bool:
+        """Whether a shard before the open one has the key with this hash."""
+        value = np.uint64(key_hash)
         at = int(np.searchsorted(self._hashes, value))
         return at < len(self._hashes) and bool(self._hashes[at] == value)
 
     def _finish_shard(self) -> None:
         assert self._open is not None
-        hashes = np.array([_key_hash(key) for key in self._open.keys], np.uint64)
+        hashes = np.array(list(self._open.keys.values()), np.uint64)
         self._hashes = np.sort(np.concatenate([self._hashes, hashes]))
         self._shards.append(self._open.finish())
         self._finished_bytes += self._shards[-1].nbytes
@@ -249,11 +250,11 @@ class _OpenShard:
         self._digest = hashlib.sha256()
         self._index = IndexBuilder(parts)
         self._parts = parts
-        self.keys: dict[str, None] = {}  # in order, with a quick look-up
+        self.keys: dict[str, int] = {}  # and their hashes
         self.size = 0
 
-    def append(self, key: str, packed: Mapping[str, Packed]) -> None:
-        self.keys[key] = None
+    def append(self, key: str, key_hash: int, packed: Mapping[str, Packed]) -> None:
+        self.keys[key] = key_hash
         cells = {}
         for part in self._parts:
             data, facts, _ = packed[part]

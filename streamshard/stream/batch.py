@@ -37,11 +37,11 @@ class _OnBlock:
 
     def _with_changes(self, moved: Any, how: str, *args: Any, **options: Any) -> Self:
         """What was put into a batch after it was made goes along, each by itself."""
-        for name, value in self._changed().items():
-            moved[name] = getattr(value, how)(*args, **options) if hasattr(value, how) else value
-        for name in self._removed():
-            del moved[name]
-        batch: Self = moved
+        changed = {
+            name: getattr(value, how)(*args, **options) if hasattr(value, how) else value
+            for name, value in self._changed().items()
+        }
+        batch: Self = _with(moved, changed, self._removed())
         return batch
 
     def _changed(self) -> dict[str, Any]:
@@ -99,7 +99,11 @@ def _restored(
     removed: set[str],
 ) -> Any:
     """A batch that was pickled."""
-    batch = _on(kind, block, device_memory)
+    return _with(_on(kind, block, device_memory), changed, removed)
+
+
+def _with(batch: Any, changed: dict[str, Any], removed: set[str]) -> Any:
+    """A batch as its user had changed it; a tuple can't have been."""
     for name, value in changed.items():
         batch[name] = value
     for name in removed:
