@@ -34,6 +34,7 @@ class Graphs:
     """
 
     classes = None
+    place = None  # keys are the graphs' numbers
     portable = False  # the objects are in this process already
 
     def __init__(

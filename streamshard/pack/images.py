@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import operator
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +14,7 @@ import numpy as np
 
 from streamshard.codec.base import Codec
 from streamshard.codec.crop import Resize
-from streamshard.codec.image import check_whole, decode_pixels, encode_pixels, image_size
+from streamshard.codec.image import decode_pixels, encode_pixels
 from streamshard.codec.registry import IMAGE_SUFFIXES
 from streamshard.errors import PackError, SampleError, UsageError
 from streamshard.pack.encode import KEY, escape_key
@@ -57,13 +58,11 @@ class ImageLoader:
         """The sample of one file.
 
         Raises:
-            SampleError: The file is gone, unreadable, or not a whole image.
+            SampleError: The file is gone or unreadable, or not a whole image where it is decoded;
+                where its bytes are kept, the codec checks them.
         """
         try:
             data = Path(image.path).read_bytes()
-            if not self.transforms:
-                image_size(data)
-                check_whole(data)
             sample: Sample = {KEY: image.key, **self._transform(data, image.part)}
         except OSError as error:
             raise SampleError(f"{image.path}: {error.strerror}") from None
@@ -175,6 +174,11 @@ class ImageFolder:
     def inputs(self) -> Sequence[ImageInput]:
         """See `Source`."""
         return [self._inputs[number] for number in self._order]
+
+    @property
+    def place(self) -> Callable[[ImageInput], str]:
+        """See `Source`: the file's path."""
+        return operator.attrgetter("path")
 
     @property
     def portable(self) -> bool:

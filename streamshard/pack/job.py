@@ -61,14 +61,21 @@ class _EncodeChunk:
 
     load: Callable[[Any], Sample]
     encoder: Encoder
+    place: Callable[[Any], str] | None
 
     def __call__(self, inputs: list[Any]) -> list[tuple[str, dict[str, Packed]] | SampleError]:
         results: list[tuple[str, dict[str, Packed]] | SampleError] = []
         for item in inputs:
             try:
-                results.append(self.encoder(self.load(item)))
+                sample = self.load(item)
             except SampleError as error:
                 results.append(error)
+                continue
+            try:
+                results.append(self.encoder(sample))
+            except SampleError as error:
+                where = f"{self.place(item)}: " if self.place else ""
+                results.append(SampleError(f"{where}{error}"))
         return results
 
 
@@ -103,7 +110,7 @@ def pack(
     summary = Summary(notes=source.notes)
     inputs = source.inputs()
     total = len(inputs) if isinstance(inputs, Sized) else None
-    encode = _EncodeChunk(source.load, Encoder(source.codecs))
+    encode = _EncodeChunk(source.load, Encoder(source.codecs), source.place)
     with _pool(executor, _workers(source, workers), start_method) as pool, writer:
         for result in _encoded(inputs, encode, pool):
             try:

@@ -39,6 +39,10 @@ class Source(Protocol):
         """Turns one input into a sample; picklable where `portable`."""
 
     @property
+    def place(self) -> Callable[[Any], str] | None:
+        """Tells where an input lies, for errors; None where the sample's key says it."""
+
+    @property
     def portable(self) -> bool:
         """Whether `load` is worth sending to other processes."""
 

@@ -34,6 +34,7 @@ class Numbers:
 
     classes: Sequence[str] | None = None
     codecs: ClassVar[Mapping[str, Codec]] = {}
+    place = None
     portable = True
 
     def __init__(self, numbers: Sequence[int], load: Callable[[int], Sample] = text_of) -> None:
