@@ -13,6 +13,7 @@ __version__ = "0.1.0"
 _HOMES = {
     "Batch": "streamshard.stream.batch",
     "CenterCrop": "streamshard.codec.crop",
+    "Mixture": "streamshard.stream.mixture",
     "RandomResizedCrop": "streamshard.codec.crop",
     "Resize": "streamshard.codec.crop",
     "ShardDataset": "streamshard.stream.dataset",
@@ -30,6 +31,7 @@ _HOMES = {
 __all__ = [
     "Batch",
     "CenterCrop",
+    "Mixture",
     "RandomResizedCrop",
     "Resize",
     "ShardDataset",
@@ -55,6 +57,7 @@ if TYPE_CHECKING:
     from streamshard.stream.batch import Batch
     from streamshard.stream.dataset import ShardDataset
     from streamshard.stream.loader import StreamLoader
+    from streamshard.stream.mixture import Mixture
     from streamshard.stream.reader import Shards as open
     from streamshard.stream.webdataset import webdataset_source
 

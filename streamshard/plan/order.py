@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import operator
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,6 +24,31 @@ MIN_WINDOW = 1024
 _MAX_WINDOWS = 2**31  # of a lane, so that products of two window numbers fit 64 bits
 _LANES_PER_RANK = (24, 12, 8, 6, 4, 3, 2, 1)  # 24 divides by the usual numbers of workers
 _SHARDS, _SAMPLES, _ALL, _AUGMENTATIONS = 1, 2, 3, 4  # what a key is for, so that none is shared
+
+
+class Places(NamedTuple):
+    """Where some samples lie.
+
+    Attributes:
+        sources: (n,) int64, which of the datasets; all zero where there is one.
+        shards: (n,) int64, shards of it.
+        rows: (n,) int64, rows of the shard, as the order counts them.
+    """
+
+    sources: Ints
+    shards: Ints
+    rows: Ints
+
+
+def usual_window(counts: Ints) -> int:
+    """Four mean shards, at least 1,024 samples."""
+    return max(MIN_WINDOW, 4 * int(counts.sum()) // max(len(counts), 1))
+
+
+def usual_lanes(total: int, window: int, world_size: int) -> int:
+    """The most lanes that leave each a whole window; 1 where the usual numbers leave none."""
+    fits = (n * world_size for n in _LANES_PER_RANK if total // (n * world_size) >= window)
+    return next(fits, 1)
 
 
 @dataclass(frozen=True)
@@ -90,14 +115,13 @@ class OrderRule:
                 if value is not None:
                     raise UsageError(f"{name}= has a meaning only with shuffle=True")
             return cls(seed, shuffle, 1, 1, max(total, 1))
-        usual = max(MIN_WINDOW, 4 * total // max(len(counts), 1)) if window is None else window
+        usual = usual_window(counts) if window is None else window
         # Two windows or fewer are one window: lanes of so few samples would mix next to nothing.
         is_small = lanes is None and total <= 2 * usual
         if window is None:
             window = max(total, 1) if is_small else usual
         if lanes is None:
-            fits = [n * world_size for n in _LANES_PER_RANK if total // (n * world_size) >= window]
-            lanes = fits[0] if fits and not is_small else 1
+            lanes = 1 if is_small else usual_lanes(total, window, world_size)
         return cls(seed, shuffle, lanes, grain if grain is not None else batch_size, window)
 
 
@@ -164,6 +188,10 @@ class Order:
         slots = np.searchsorted(self._starts, places, side="right") - 1
         return self._shards[slots], places - self._starts[slots]
 
+    def places(self, positions: Ints) -> Places:
+        """Shard and row of each position, of the one source that there is."""
+        return Places(np.zeros_like(positions), *self.rows(positions))
+
     def _lane_and_place(self, positions: Ints) -> tuple[Ints, Ints]:
         """The lane that gives each position, and how many samples the lane gave before it."""
         grain, lanes = self._rule.grain, self._rule.lanes
@@ -195,6 +223,30 @@ class Order:
         key = key_of(_SAMPLES, self._rule.seed, self._epoch, lane, window)
         places: Ints = start + begin + permute(place - begin, length, key)
         return places
+
+
+@dataclass(frozen=True)
+class DatasetPlan:
+    """One dataset, as the plan sees it.
+
+    Attributes:
+        counts: (shards,) int64, samples of each shard.
+    """
+
+    counts: Ints
+    keeps_rule = False  # every epoch's lanes and grain fit the world that begins it
+
+    def settle(self, **asked: Any) -> OrderRule:
+        """See `OrderRule.settle`."""
+        return OrderRule.settle(self.counts, **asked)
+
+    def samples(self, grain: int) -> int:
+        """Samples of an epoch, whatever the grain."""
+        return int(self.counts.sum())
+
+    def order(self, rule: OrderRule, epoch: int) -> Order:
+        """The order of an epoch."""
+        return Order(self.counts, rule, epoch)
 
 
 def _begins(window: Ints, size: Ints, windows: Ints) -> Ints:

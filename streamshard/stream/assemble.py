@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -10,24 +10,23 @@ import numpy as np
 import torch
 
 from streamshard.errors import DamagedError, SampleError, UsageError
-from streamshard.plan.order import Ints, sample_seeds
+from streamshard.plan.order import Ints, Places, sample_seeds
 from streamshard.stream.block import Allocate, Block, BlockBuilder
 from streamshard.stream.collate import Inferred
 from streamshard.stream.parts import (
     Called,
-    Decoder,
+    Mixed,
     PartReader,
     Place,
     generators_kept,
     named,
     part_reader,
 )
-from streamshard.stream.reader import Shards
+from streamshard.stream.source import Source, refuse_other_classes
 
-KEY, MASK = "__key__", "__mask__"
+KEY, MASK, SOURCE = "__key__", "__mask__", "__source__"
 
 Parts = str | tuple[str, ...] | None
-Transform = Callable[[dict[str, Any]], Mapping[str, Any]]
 OnError = Literal["raise", "skip"]
 
 
@@ -36,15 +35,13 @@ class Rows:
     """What one step is to be made of.
 
     Attributes:
-        shards: (samples,) int64, shard numbers.
-        rows: (samples,) int64, rows in them.
+        where: Sources, shards, and rows of the shards' tars.
         positions: (samples,) int64, in the epoch's order.
         real: How many of them, from the front, are not `pad`'s repeats.
         epoch: The epoch.
     """
 
-    shards: Ints
-    rows: Ints
+    where: Places
     positions: Ints
     real: int
     epoch: int
@@ -54,36 +51,36 @@ class Assembler:
     """Makes blocks for one choice of parts, decoders and transform."""
 
     def __init__(
-        self,
-        shards: Shards,
-        *,
-        parts: Parts,
-        decode: Mapping[str, Decoder],
-        transform: Transform | None,
-        on_error: OnError,
-        seed: int,
+        self, sources: Sequence[Source], *, parts: Parts, on_error: OnError, seed: int
     ) -> None:
         """Resolve the parts.
 
+        Args:
+            sources: The datasets, one unless it is a mixture.
+            parts: None for all, a name, or names.
+            on_error: "raise" or "skip".
+            seed: Of the augmentations.
+
         Raises:
-            UsageError: A part is asked for that the dataset does not have.
+            UsageError: A part is asked for that there is not, or sources don't go together.
         """
-        self._shards, self._parts, self._seed = shards, parts, seed
-        self._transform, self._on_error = transform, on_error
-        there = shards.manifest.parts
-        asked = tuple(there) if parts is None else (parts,) if isinstance(parts, str) else parts
-        plain = [part for part in asked if part not in (KEY, MASK)]
-        choices = {choice for part in plain for choice in part.split(";")}
-        unknown = (choices - set(there)) | (set(decode) - {*there, *plain})
-        if unknown:
-            name = min(unknown)
-            raise UsageError(f"{shards.where} has no part {name!r}; it has {', '.join(there)}")
+        if on_error not in ("raise", "skip"):
+            raise UsageError(f'on_error is {on_error!r}; it must be "raise" or "skip"')
+        self._sources, self._parts, self._seed = sources, parts, seed
+        self._on_error = on_error
+        asked = _asked(sources, parts)
+        self._plain = [part for part in asked if part not in (KEY, MASK, SOURCE)]
+        if "cls" in self._plain:
+            refuse_other_classes(sources)
         self._wants_key = parts is None or KEY in asked
-        self._readers = {part: part_reader(shards, part, decode) for part in plain}
+        self._wants_source = SOURCE in asked or (parts is None and len(sources) > 1)
+        readers = [_readers(source, self._plain) for source in sources]
+        self._readers = _joined(sources, readers, self._plain)
+        self._is_transformed = any(source.transform is not None for source in sources)
         self._outputs: dict[str, Inferred] = {}  # of the transform
         # Code of others draws from global generators: seeded per sample, and put back after.
-        self._is_foreign = transform is not None or any(
-            isinstance(reader, Called) for reader in self._readers.values()
+        self._is_foreign = self._is_transformed or any(
+            isinstance(reader, Called) for each in readers for reader in each.values()
         )
 
     def make(
@@ -111,14 +108,15 @@ class Assembler:
         """What is to be collected of each sample, which rows that is, and what was skipped."""
         samples, kept, skipped = [], [], []
         seeds = sample_seeds(self._seed, rows.epoch, rows.positions).tolist()
-        places = zip(rows.shards.tolist(), rows.rows.tolist(), seeds, strict=True)
+        sources, shards, numbers = (column.tolist() for column in rows.where)
+        places = zip(sources, shards, numbers, seeds, strict=True)
         # Not kept in self: pickled for a spawned worker, its state would be a tensor that is gone
         # before the worker opens it.
         generator = torch.Generator()
         with generators_kept(self._is_foreign):
-            for number, (shard, row, seed) in enumerate(places):
+            for number, place in enumerate(places):
                 try:
-                    samples.append(self._sample(Place(shard, row, seed, generator)))
+                    samples.append(self._sample(Place(*place, generator)))
                     kept.append(number)
                 except (SampleError, DamagedError) as error:
                     if self._on_error == "raise":
@@ -127,14 +125,15 @@ class Assembler:
         return samples, kept, skipped
 
     def _sample(self, place: Place) -> dict[str, Any]:
-        if self._transform is None:
+        if not self._is_transformed:
             return {part: reader.read(place) for part, reader in self._readers.items()}
-        sample: dict[str, Any] = {KEY: self._key(place.shard, place.row)}
+        sample: dict[str, Any] = {KEY: self._key(place.source, place.shard, place.row)}
         sample |= {part: reader.value(place) for part, reader in self._readers.items()}
-        where = f"{self._shards.where}: key {sample[KEY]}"
+        source = self._sources[place.source]
+        where = f"{source.where}: key {sample[KEY]}"
         place.seed_globally()
         with named(where):
-            result = dict(self._transform(sample))
+            result = dict(source.transform(sample) if source.transform else sample)
             result.pop(KEY, None)
             wanted = set(self._outputs) or (set(self._readers) if self._parts else set(result))
             if not wanted <= set(result) or (self._outputs and wanted != set(result)):
@@ -155,19 +154,79 @@ class Assembler:
     ) -> Block:
         builder = BlockBuilder()
         columns: Mapping[str, PartReader | Inferred] = self._readers
-        if self._transform is not None:
+        if self._is_transformed:
             columns = self._outputs or {name: Inferred() for name in self._readers}
         for name, column in columns.items():
             column.add(builder, name, [sample[name] for sample in samples])
         if self._wants_key:
-            keys = [
-                self._key(int(rows.shards[k]), int(rows.rows[k])).encode("utf-8", "surrogateescape")
-                for k in kept
-            ]
+            places = zip(*(column[kept].tolist() for column in rows.where), strict=True)
+            keys = [self._key(*place).encode("utf-8", "surrogateescape") for place in places]
             builder.strings(KEY, "text", keys)
+        if self._wants_source:
+            builder.tensor(SOURCE, rows.where.sources[kept])
         if with_mask or (self._parts is not None and MASK in self._parts):
             builder.tensor(MASK, np.array(kept, np.int64) < rows.real)
         return builder.finish(allocate, self._parts, tuple(skipped))
 
-    def _key(self, shard: int, row: int) -> str:
-        return self._shards.index(shard).keys[row]
+    def _key(self, source: int, shard: int, row: int) -> str:
+        return self._sources[source].shards.index(shard).keys[row]
+
+
+def _asked(sources: Sequence[Source], parts: Parts) -> tuple[str, ...]:
+    """The parts that a batch is to have.
+
+    Raises:
+        UsageError: A source does not have what is asked for.
+    """
+    there = [source.shards.manifest.parts for source in sources]
+    if parts is None:
+        for source, names in zip(sources, there, strict=True):
+            if odd := sorted(set(names) ^ set(there[0])):
+                raise UsageError(
+                    f"part {odd[0]!r} is in only one of {sources[0].where} and {source.where}; "
+                    "parts= names those that a batch is to have"
+                )
+        return tuple(there[0])
+    asked = (parts,) if isinstance(parts, str) else parts
+    special = {KEY, MASK, SOURCE} if len(sources) > 1 else {KEY, MASK}
+    choices = [set(part.split(";")) for part in asked if part not in special]
+    unknown = set[str]().union(*choices) - set[str]().union(*there)
+    for source, names in zip(sources, there, strict=True):
+        lacking = [min(some) for some in choices if not some & set(names)]
+        if unknown or lacking:
+            name = min(unknown or lacking)
+            raise UsageError(f"{source.where} has no part {name!r}; it has {', '.join(names)}")
+    return asked
+
+
+def _readers(source: Source, plain: Sequence[str]) -> dict[str, PartReader]:
+    """How each part is read from one source.
+
+    Raises:
+        UsageError: A decoder is given for what is no part.
+    """
+    there = source.shards.manifest.parts
+    if unknown := set(source.decode) - {*there, *plain}:
+        name = min(unknown)
+        raise UsageError(f"{source.where} has no part {name!r}; it has {', '.join(there)}")
+    return {part: part_reader(source.shards, part, source.decode) for part in plain}
+
+
+def _joined(
+    sources: Sequence[Source], readers: Sequence[dict[str, PartReader]], plain: Sequence[str]
+) -> dict[str, PartReader]:
+    """How each part is read and laid out, whichever source a sample is from.
+
+    Raises:
+        UsageError: What the sources have by one name can't be in one batch.
+    """
+    if len(sources) == 1:
+        return readers[0]
+    joined: dict[str, PartReader] = {}
+    for part in plain:
+        try:
+            joined[part] = Mixed([each[part] for each in readers])
+        except ValueError as error:
+            where = " and ".join(source.where for source in sources)
+            raise UsageError(f"part {part!r} of {where} can't be mixed: {error}") from None
+    return joined

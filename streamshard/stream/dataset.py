@@ -5,26 +5,27 @@ This is the only place that asks for rank and worker; everywhere else the world 
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 import operator
 import os
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
 from torch.utils.data import IterableDataset, get_worker_info
 
 from streamshard.errors import SampleError, UsageError
-from streamshard.plan.cursor import Cursor
-from streamshard.plan.order import Order, OrderRule, Shuffle
-from streamshard.plan.share import Share, Tail, World
-from streamshard.stream.assemble import Assembler, OnError, Transform
-from streamshard.stream.block import Allocate, Block, plain_memory, shared_memory
-from streamshard.stream.parts import Decoder
+from streamshard.plan.order import DatasetPlan, Shuffle
+from streamshard.plan.share import Tail, World
+from streamshard.stream.assemble import Assembler, OnError
+from streamshard.stream.block import Block, plain_memory, shared_memory
+from streamshard.stream.course import Course, Plan
+from streamshard.stream.mixture import Mixture, mixture_fingerprint, sources_of
 from streamshard.stream.reader import Shards
-from streamshard.stream.schedule import Schedule
-from streamshard.stream.steps import Maker, Steps, refuse_collation
-from streamshard.stream.view import Accepted, Keys, Values, View, Where, hash_ranges, label_values
+from streamshard.stream.source import Decoder, Source, Transform, common_classes
+from streamshard.stream.steps import Steps, refuse_collation
+from streamshard.stream.view import View, Where, hash_ranges, selected
 
 logger = logging.getLogger("streamshard")
 
@@ -51,15 +52,14 @@ class ShardDataset(IterableDataset[Any]):
     is a list of tensors.
 
     Attributes:
-        shards: The samples of the whole dataset by number.
-        view: Which of them this dataset streams.
-        batch_size: Samples per rank and step.
-        tail: What becomes of an incomplete last global batch.
+        course: What it delivers, step by step.
+        mixture: The mixture that it streams, or None.
+        max_errors: How many samples of a pass may be left out.
     """
 
     def __init__(
         self,
-        url: str | os.PathLike[str],
+        url: str | os.PathLike[str] | Mixture,
         *,
         batch_size: int,
         shuffle: Shuffle = False,
@@ -81,7 +81,7 @@ class ShardDataset(IterableDataset[Any]):
         """Open a dataset.
 
         Args:
-            url: Folder, URL, or brace pattern of tars.
+            url: Folder, URL, brace pattern of tars, or a `Mixture` of datasets.
             batch_size: Samples per rank and step.
             shuffle: False for pack order, True for permuted windows of the epoch's permuted shards,
                 "full" for one permutation of all samples, for local data.
@@ -115,34 +115,63 @@ class ShardDataset(IterableDataset[Any]):
             DatasetError: There is no dataset, or it can't be used.
         """
         super().__init__()
-        self.shards = Shards(url, index=index, verify=verify, storage_options=storage_options)
-        self.view = View.whole(self.shards)
-        self.batch_size, self.tail = operator.index(batch_size), tail
-        self._seed, self._shuffle = seed, shuffle
-        self._given = {"lanes": lanes, "grain": grain, "window": window}
+
+        def opened(one: str | os.PathLike[str]) -> Source:
+            shards = Shards(one, index=index, verify=verify, storage_options=storage_options)
+            return Source(shards, View.whole(shards), shuffle, window, decode or {}, transform)
+
+        self.mixture = url if isinstance(url, Mixture) else None
+        if isinstance(url, Mixture):
+            if index is not None:
+                raise UsageError("index= belongs to one dataset; give it to the mixture's sources")
+            sources = sources_of(url, opened, decode or {})
+            plan: Plan = url.plan(sources)
+            fingerprint = mixture_fingerprint(url.plan(sources), sources)
+        else:
+            sources = (opened(url),)
+            plan, fingerprint = _plan_of(sources[0])
         self._given_world, self._world = world, None  # type: tuple[World | None, World | None]
-        if on_error not in ("raise", "skip"):
-            raise UsageError(f'on_error is {on_error!r}; it must be "raise" or "skip"')
         self.max_errors = max_errors
-        self._assembler = Assembler(
-            self.shards,
-            parts=parts if parts is None or isinstance(parts, str) else tuple(parts),
-            decode=decode or {},
-            transform=transform,
-            on_error=on_error,
+        self.course = Course(
+            sources=sources,
+            plan=plan,
+            fingerprint=fingerprint,
+            batch_size=operator.index(batch_size),
+            tail=tail,
             seed=seed,
+            shuffle=shuffle,
+            given={"lanes": lanes, "grain": grain, "window": window},
+            assembler=Assembler(
+                sources,
+                parts=parts if parts is None or isinstance(parts, str) else tuple(parts),
+                on_error=on_error,
+                seed=seed,
+            ),
         )
-        # Epoch, the epoch iterated last (-1: none), and whether a repeat was told of. In shared
-        # memory, so that workers that live on from epoch to epoch see the change, and their trainer
-        # and the workers after them what they saw.
-        self._epoch = torch.tensor([0, -1, 0]).share_memory_()  # type: ignore[no-untyped-call]
-        Share(len(self.view), 0, World(), batch_size, tail)  # checks the arguments
-        self._rule(World())
+        self._epoch = _epoch_cell()
+
+    @property
+    def source(self) -> Source:
+        """What is streamed: samples, their order, what becomes of their parts.
+
+        Raises:
+            UsageError: It is a mixture, which has several.
+        """
+        if self.mixture is not None:
+            raise UsageError(
+                "a mixture is chosen from by its sources: ss.Mixture({name: dataset.select(…), …})"
+            )
+        return self.course.sources[0]
+
+    @property
+    def shards(self) -> Shards:
+        """The samples of the whole dataset by number."""
+        return self.source.shards
 
     @property
     def classes(self) -> Sequence[str] | None:
-        """Class names by `cls`, or None."""
-        return self.shards.classes
+        """Class names by `cls`, or None; of a mixture, those that all its sources have."""
+        return common_classes(self.course.sources)
 
     @property
     def world(self) -> World:
@@ -169,7 +198,8 @@ class ShardDataset(IterableDataset[Any]):
 
     def __len__(self) -> int:
         """Steps of a whole epoch, the same on every rank."""
-        return self.share(0, self.world).steps
+        world = self.world
+        return self.course.share(self.course.first_cursor(world, 0), world).steps
 
     def select(
         self,
@@ -190,15 +220,8 @@ class ShardDataset(IterableDataset[Any]):
         Raises:
             UsageError: A class is unknown, or nothing is left.
         """
-        view = self.view
-        if labels is not None:
-            view = view.narrowed(
-                self.shards, Values("cls", label_values(self.shards, labels)), f"labels={labels}"
-            )
-        if keys is not None:
-            view = view.narrowed(self.shards, Keys(frozenset(keys)), "keys=")
-        if where is not None:
-            view = view.narrowed(self.shards, Accepted(where), "where=")
+        source = self.source
+        view = selected(source.view, source.shards, labels=labels, keys=keys, where=where)
         return self._viewed(view)
 
     def split(self, *, by: str = "key", **fractions: float) -> dict[str, ShardDataset]:
@@ -215,9 +238,10 @@ class ShardDataset(IterableDataset[Any]):
         """
         if by != "key":
             raise UsageError(f'by is {by!r}; it must be "key"')
+        shards, view = self.source.shards, self.source.view
         return {
-            name: self._viewed(self.view.narrowed(self.shards, part, f"{name}={fractions[name]}"))
-            for name, part in hash_ranges(fractions, self.view).items()
+            name: self._viewed(view.narrowed(shards, part, f"{name}={fractions[name]}"))
+            for name, part in hash_ranges(fractions, view).items()
         }
 
     def __getitem__(self, places: slice) -> ShardDataset:
@@ -228,14 +252,19 @@ class ShardDataset(IterableDataset[Any]):
         """
         if not isinstance(places, slice) or places.step not in (None, 1):
             raise UsageError("only dataset[begin:end] is a dataset; ss.open(url)[k] is a sample")
-        begin, end, _ = places.indices(len(self.view))
-        return self._viewed(self.view.between(begin, end, self.shards.where))
+        view = self.source.view
+        begin, end, _ = places.indices(len(view))
+        return self._viewed(view.between(begin, end, self.source.where))
 
     def _viewed(self, view: View) -> ShardDataset:
         dataset = object.__new__(type(self))
         dataset.__dict__.update(self.__dict__)  # a copy would settle the world, as pickling does
-        dataset.view = view
-        dataset._epoch = torch.tensor([0, -1, 0]).share_memory_()  # type: ignore[no-untyped-call]
+        source = self.source.viewed(view)
+        plan, fingerprint = _plan_of(source)
+        dataset.course = dataclasses.replace(
+            self.course, sources=(source,), plan=plan, fingerprint=fingerprint
+        )
+        dataset._epoch = _epoch_cell()
         return dataset
 
     @property
@@ -259,17 +288,11 @@ class ShardDataset(IterableDataset[Any]):
         if worker == 0:
             self._notice_repeat(epoch)
         world, allocate = self.world, shared_memory if info else plain_memory
-        maker = Maker(
-            share=lambda cursor: self.share(cursor.position, world),
-            make=lambda cursor, numbers: self.make(cursor, world, numbers, allocate),
-            resumed=lambda state: self.resumed(state, world),
-            report=self.report,
-        )
-        return Steps(maker, self.first_cursor(world, epoch), worker, workers)
+        return Steps(self.course, world, allocate, self.report, epoch, worker, workers)
 
     def _notice_repeat(self, epoch: int) -> None:
         """Say once that a shuffled epoch comes again because nobody called `set_epoch`."""
-        if self._shuffle and epoch == int(self._epoch[1]) and not int(self._epoch[2]):
+        if self.course.shuffle and epoch == int(self._epoch[1]) and not int(self._epoch[2]):
             self._epoch[2] = 1
             logger.warning(
                 "epoch %d is iterated again, in the same order and with the same augmentations: "
@@ -294,76 +317,17 @@ class ShardDataset(IterableDataset[Any]):
             )
         return skipped
 
-    def share(self, position: int, world: World) -> Share:
-        """How the rest of an epoch is divided.
 
-        Raises:
-            UsageError: `drop` leaves nothing of a whole epoch.
-        """
-        share = Share(len(self.view), position, world, self.batch_size, self.tail)
-        if position == 0 and share.steps == 0:
-            raise UsageError(
-                f"{self.shards.where} has {share.total} samples, fewer than one global batch of "
-                f'{world.size} x {self.batch_size}, so tail="drop" drops all of them; use '
-                '"pad", "exact", or a smaller batch_size'
-            )
-        return share
+def _plan_of(source: Source) -> tuple[DatasetPlan, str]:
+    """The plan of one dataset, and the fingerprint of what it is made of."""
+    return DatasetPlan(source.view.counts), source.view.fingerprint
 
-    def _rule(self, world: World) -> OrderRule:
-        return OrderRule.settle(
-            self.view.counts,
-            world_size=world.size,
-            batch_size=self.batch_size,
-            seed=self._seed,
-            shuffle=self._shuffle,
-            **self._given,
-        )
 
-    def first_cursor(self, world: World, epoch: int) -> Cursor:
-        """The beginning of an epoch."""
-        return Cursor(epoch, 0, self._rule(world), self.view.fingerprint)
+def _epoch_cell() -> torch.Tensor:
+    """Epoch, the epoch iterated last (-1: none), and whether a repeat was told of.
 
-    def resumed(self, state: Mapping[str, Any], world: World) -> Cursor:
-        """The cursor of a state, at the next epoch where nothing of its own is left.
-
-        Raises:
-            CursorError: The state is no cursor, or of another dataset, seed, shuffle or order.
-        """
-        cursor = Cursor.from_dict(state)
-        given = {name: value for name, value in self._given.items() if value is not None}
-        cursor.check(
-            fingerprint=self.view.fingerprint,
-            seed=self._seed,
-            shuffle=self._shuffle,
-            **given,
-        )
-        if cursor.position and self.share(cursor.position, world).steps == 0:
-            return self.first_cursor(world, cursor.epoch + 1)
-        return cursor
-
-    def cursor_after(self, cursor: Cursor, world: World, steps: int) -> Cursor:
-        """Where the stream stands so many steps after a cursor, within its epoch or at the next."""
-        position = self.share(cursor.position, world).after(steps)
-        if position is None:
-            return self.first_cursor(world, cursor.epoch + 1)
-        return Cursor(cursor.epoch, position, cursor.rule, cursor.fingerprint)
-
-    def make(
-        self, cursor: Cursor, world: World, numbers: Iterable[int], allocate: Allocate
-    ) -> Iterator[Block]:
-        """The blocks of some steps of the pass that begins at a cursor.
-
-        Args:
-            cursor: Where the pass begins.
-            world: This rank and the number of ranks.
-            numbers: Steps of the pass, in the order in which they are wanted.
-            allocate: Gives the memory of each block.
-        """
-        order = Order(self.view.counts, cursor.rule, cursor.epoch)
-        share = self.share(cursor.position, world)
-        schedule = Schedule(order, share, self.view, self.shards, cursor.epoch)
-        with_mask = self.tail == "pad"
-        for rows in schedule.rows(numbers):
-            yield self._assembler.make(
-                rows, allocate, with_mask=with_mask, probes=schedule.one_by_one()
-            )
+    In shared memory, so that workers that live on from epoch to epoch see the change, and their
+    trainer and the workers after them what they saw.
+    """
+    cell: torch.Tensor = torch.tensor([0, -1, 0]).share_memory_()  # type: ignore[no-untyped-call]
+    return cell

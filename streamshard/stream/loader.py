@@ -82,7 +82,7 @@ class StreamLoader:
     @property
     def steps_left(self) -> int:
         """Steps that remain of the current epoch."""
-        return self.dataset.share(self._cursor.position, self.dataset.world).steps
+        return self.dataset.course.share(self._cursor, self.dataset.world).steps
 
     @property
     def skipped(self) -> int:
@@ -103,7 +103,7 @@ class StreamLoader:
         Raises:
             CursorError: It belongs to another dataset, seed, shuffle, or order.
         """
-        self._current = self.dataset.resumed(state, self.dataset.world)
+        self._current = self.dataset.course.resumed(state, self.dataset.world)
         self._is_broken_off = False
         self._pass += 1  # an iterator that is still out there ends
 
@@ -111,7 +111,7 @@ class StreamLoader:
         """The rest of the current epoch, or the next one after a break."""
         world = self.dataset.world
         if self._is_broken_off:
-            self._current = self.dataset.first_cursor(world, self._cursor.epoch + 1)
+            self._current = self.dataset.course.next_epoch(self._cursor, world)
             self._is_broken_off = False
         self._pass += 1
         self._skipped = 0
@@ -120,13 +120,13 @@ class StreamLoader:
     @property
     def _cursor(self) -> Cursor:
         if self._current is None:
-            self._current = self.dataset.first_cursor(self.dataset.world, 0)
+            self._current = self.dataset.course.first_cursor(self.dataset.world, 0)
         return self._current
 
     def _batches(self, start: Cursor, world: World, number: int) -> Iterator[Any]:
         self._check_newest(number)
         for batch, done in to_device(self._blocks(start, world), self._device):
-            self._current = self.dataset.cursor_after(start, world, done)
+            self._current = self.dataset.course.after(start, world, done)
             self._is_broken_off = self._current.epoch == start.epoch
             yield batch
             self._check_newest(number)
@@ -137,9 +137,9 @@ class StreamLoader:
 
     def _blocks(self, start: Cursor, world: World) -> Iterator[tuple[Block, int]]:
         """The blocks of a pass, each with the number of steps done when it is delivered."""
-        steps = self.dataset.share(start.position, world).steps
+        steps = self.dataset.course.share(start, world).steps
         if self._num_workers == 0:
-            source = self.dataset.make(start, world, range(steps), plain_memory)
+            source = self.dataset.course.make(start, world, range(steps), plain_memory)
         else:
             source = self._from_workers(start, world, steps)
         for number, block in enumerate(source):
@@ -157,7 +157,7 @@ class StreamLoader:
             for step in range(steps):
                 block = pool.receive(step)
                 if step == steps - 1:
-                    self._workers_are_at = self.dataset.first_cursor(world, start.epoch + 1)
+                    self._workers_are_at = self.dataset.course.next_epoch(start, world)
                 yield block
         except GeneratorExit:
             raise

@@ -5,12 +5,13 @@ from __future__ import annotations
 import random
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any, Protocol
+from typing import Any, Protocol, Self
 
 import numpy as np
 import torch
 
 from streamshard.codec.base import Form
+from streamshard.codec.graph import GraphCodec
 from streamshard.codec.registry import codec_of
 from streamshard.errors import DamagedError, SampleError, UsageError
 from streamshard.shard.manifest import Part
@@ -18,15 +19,16 @@ from streamshard.stream.block import BlockBuilder
 from streamshard.stream.collate import Inferred, add_formed, add_listed
 from streamshard.stream.graphs import GraphRows, add_graphs
 from streamshard.stream.reader import Shards
-
-Decoder = Callable[..., Any]
+from streamshard.stream.source import Decoder
 
 
 class Place:
     """One sample that is being read: where it lies, and its randomness."""
 
-    def __init__(self, shard: int, row: int, seed: int, generator: torch.Generator) -> None:
-        self.shard, self.row = shard, row
+    def __init__(
+        self, source: int, shard: int, row: int, seed: int, generator: torch.Generator
+    ) -> None:
+        self.source, self.shard, self.row = source, shard, row
         self._seed, self._generator = seed, generator
 
     def generator(self) -> torch.Generator:
@@ -52,9 +54,23 @@ class PartReader(Protocol):
     def add(self, builder: BlockBuilder, name: str, values: Sequence[Any]) -> None:
         """One column of what was collected."""
 
+    def joined(self, others: Sequence[PartReader]) -> PartReader | None:
+        """What lays out values of this reader and of other sources' together.
+
+        None where only the values can tell whether they have one form.
+
+        Raises:
+            ValueError: They can't be in one batch.
+        """
+
 
 def part_reader(shards: Shards, part: str, decode: Mapping[str, Decoder]) -> PartReader:
     """How a part is read, given what the user says of it.
+
+    Args:
+        shards: The dataset.
+        part: Its name, or several choices with `;` between, of which it has some.
+        decode: By part, what becomes of it.
 
     Raises:
         UsageError: A decoder is given for one of several choices only.
@@ -62,12 +78,13 @@ def part_reader(shards: Shards, part: str, decode: Mapping[str, Decoder]) -> Par
     decoder = decode.get(part)
     if decoder is None and ";" in part and set(part.split(";")) & set(decode):
         raise UsageError(f"a decoder for {part!r} is given under that name: decode={{{part!r}: …}}")
-    choices = [(name, shards.manifest.parts[name]) for name in part.split(";")]
+    there = shards.manifest.parts
+    choices = [(name, there[name]) for name in part.split(";") if name in there]
     codecs = {codec_of(spec.suffix).name for _, spec in choices}
     if decoder is None and codecs == {"graph"}:
         return _Graphs(shards, *choices[0])
     if decoder is None and codecs == {"int"} and len(choices) == 1 and not choices[0][1].optional:
-        return _Ints(shards, part)
+        return _Ints(shards, choices[0][0])
     may_lack = len(choices) == 1 and choices[0][1].optional
     if decoder is bytes:
         return _Decoded(shards, choices, lambda data, _: data, None)
@@ -94,6 +111,9 @@ class _Ints:
 
     def add(self, builder: BlockBuilder, name: str, values: Sequence[int]) -> None:
         builder.tensor(name, np.array(values, np.int64))
+
+    def joined(self, others: Sequence[PartReader]) -> Self | None:
+        return self if all(isinstance(other, _Ints) for other in others) else None
 
 
 class _Decoded:
@@ -132,6 +152,14 @@ class _Decoded:
         else:
             add_listed(builder, name, values)
 
+    def joined(self, others: Sequence[PartReader]) -> PartReader | None:
+        alike = [other for other in others if type(other) is _Decoded]
+        if type(self) is not _Decoded or len(alike) < len(others):
+            return None
+        if all(other._form == self._form for other in alike):
+            return self
+        return _Decoded(self._shards, self._choices, self._decoder, None)
+
 
 class Called(_Decoded):
     """A part whose decoded value goes through the user's own callable."""
@@ -167,18 +195,16 @@ class _Graphs:
 
     def __init__(self, shards: Shards, name: str, part: Part) -> None:
         self._shards, self._name, self._part = shards, name, part
-        fields = part.schema["fields"]
-        self._facts = ["nodes", "base"]
-        self._facts += [f"rows:{field}" for field in fields if fields[field]["cat_dim"] is not None]
-        self._facts += [f"inc:{field}" for field in fields if fields[field]["inc"]]
+        self._sources: Sequence[_Graphs] = [self]
+        self._schema = part.schema
 
-    def read(self, place: Place) -> tuple[memoryview, int, int]:
+    def read(self, place: Place) -> tuple[memoryview, int, int, int]:
         """The graph's bytes, and where they lie."""
         data = self._shards.view(place.shard, place.row, self._name)
         if data is None:
             where = self._shards.at(place.shard, place.row, self._name)
             raise SampleError(f"{where}: the sample lacks it")
-        return data, place.shard, place.row
+        return data, place.source, place.shard, place.row
 
     def value(self, place: Place) -> Any:
         """A `Data` of its own."""
@@ -186,19 +212,61 @@ class _Graphs:
         return self._shards.decode(place.shard, place.row, self._name, self._part, data)
 
     def add(
-        self, builder: BlockBuilder, name: str, values: Sequence[tuple[memoryview, int, int]]
+        self, builder: BlockBuilder, name: str, values: Sequence[tuple[memoryview, int, int, int]]
     ) -> None:
-        shards = np.array([shard for _, shard, _ in values], np.int64)
-        rows = np.array([row for _, _, row in values], np.int64)
+        places = np.array([place for _, *place in values], np.int64).reshape(-1, 3)
+        fields = self._schema["fields"]
+        names = ["nodes", "base"]
+        names += [f"rows:{field}" for field in fields if fields[field]["cat_dim"] is not None]
+        names += [f"inc:{field}" for field in fields if fields[field]["inc"]]
         # An increment that is zero in a whole shard has no column there.
-        facts = {fact: np.zeros(len(values), np.int64) for fact in self._facts}
-        for shard in np.unique(shards).tolist():
-            index, chosen = self._shards.index(shard), shards == shard
+        facts = {fact: np.zeros(len(values), np.int64) for fact in names}
+        for number, shard in np.unique(places[:, :2], axis=0).tolist():
+            source = self._sources[number if len(self._sources) > 1 else 0]
+            index = source._shards.index(shard)
+            chosen = (places[:, 0] == number) & (places[:, 1] == shard)
             for fact, column in facts.items():
-                if index.has_fact(self._name, fact):
-                    column[chosen] = index.fact(self._name, fact)[rows[chosen]]
-        graphs = GraphRows([data for data, _, _ in values], facts)
-        add_graphs(builder, name, self._part.schema, graphs)
+                if index.has_fact(source._name, fact):
+                    column[chosen] = index.fact(source._name, fact)[places[chosen, 2]]
+        graphs = GraphRows([data for data, *_ in values], facts)
+        add_graphs(builder, name, self._schema, graphs)
+
+    def joined(self, others: Sequence[PartReader]) -> _Graphs | None:
+        """See `PartReader`; graphs of several sources must have the same fields."""
+        graphs = [other for other in others if isinstance(other, _Graphs)]
+        if len(graphs) < len(others):
+            return None
+        together = _Graphs(self._shards, self._name, self._part)
+        together._sources = [self, *graphs]
+        for other in graphs:
+            together._schema = GraphCodec().merge(together._schema, other._schema)
+        return together
+
+
+class Mixed:
+    """One part of several sources: each sample is read by its own, all are laid out together."""
+
+    def __init__(self, readers: Sequence[PartReader]) -> None:
+        self._readers = readers
+        self._joined = readers[0].joined(readers[1:])
+        self._inferred = Inferred()
+
+    def read(self, place: Place) -> Any:
+        """See `PartReader`."""
+        if self._joined is not None:
+            return self._readers[place.source].read(place)
+        return self._inferred.learn(self.value(place))
+
+    def value(self, place: Place) -> Any:
+        """See `PartReader`."""
+        return self._readers[place.source].value(place)
+
+    def add(self, builder: BlockBuilder, name: str, values: Sequence[Any]) -> None:
+        """See `PartReader`."""
+        (self._joined or self._inferred).add(builder, name, values)
+
+    def joined(self, others: Sequence[PartReader]) -> None:
+        """See `PartReader`; a mixture is no source of another."""
 
 
 @contextmanager

@@ -215,6 +215,10 @@ class Shards:
         key = opened.index.keys[row]
         return f"{self.where}/{opened.shard.name}: key {key}, part {part} at offset {offset}"
 
+    def shard_url(self, shard: int) -> str:
+        """Where a shard lies, for messages."""
+        return f"{self.where}/{self.manifest.table[shard].name}"
+
     def _extent(self, opened: _Open, part: str) -> Extent:
         return opened.index.extent(part, optional=self.manifest.parts[part].optional)
 

@@ -9,45 +9,50 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
 from typing import Any, Self
 
 from streamshard.errors import CursorError, UsageError
 from streamshard.plan.cursor import Cursor
-from streamshard.plan.share import Share
+from streamshard.plan.share import World
 from streamshard.stream.batch import batch_of
-from streamshard.stream.block import Block
-
-
-@dataclass(frozen=True)
-class Maker:
-    """What `Steps` needs of a dataset.
-
-    Attributes:
-        share: How the pass from a cursor is divided.
-        make: The blocks of some steps of the pass from a cursor.
-        resumed: The cursor of a state.
-        report: Takes note of what was left out of a block, given the number before it.
-    """
-
-    share: Callable[[Cursor], Share]
-    make: Callable[[Cursor, range], Iterator[Block]]
-    resumed: Callable[[Mapping[str, Any]], Cursor]
-    report: Callable[[Block, int], int]
+from streamshard.stream.block import Allocate, Block
+from streamshard.stream.course import Course
 
 
 class Steps(Iterator[Any]):
     """Batches of the steps worker, worker + workers, worker + 2 * workers, … of a pass."""
 
-    def __init__(self, maker: Maker, cursor: Cursor, worker: int, workers: int) -> None:
-        self._maker, self._workers, self._worker = maker, workers, worker
+    def __init__(
+        self,
+        course: Course,
+        world: World,
+        allocate: Allocate,
+        report: Callable[[Block, int], int],
+        epoch: int,
+        worker: int,
+        workers: int,
+    ) -> None:
+        """Begin an epoch.
+
+        Args:
+            course: What is streamed.
+            world: This rank and the number of ranks.
+            allocate: Gives the memory of each block.
+            report: Takes note of what was left out of a block, given the number before it.
+            epoch: The epoch.
+            worker: This worker's number.
+            workers: How many there are on this rank.
+        """
+        self._course, self._world = course, world
+        self._allocate, self._report = allocate, report
+        self._worker, self._workers = worker, workers
         self._skipped = 0
-        self._begin(cursor, worker)
+        self._begin(course.first_cursor(world, epoch), worker)
 
     def _begin(self, cursor: Cursor, step: int) -> None:
         self._cursor, self._next = cursor, step
-        numbers = range(step, self._maker.share(cursor).steps, self._workers)
-        self._blocks = self._maker.make(cursor, numbers)
+        numbers = range(step, self._course.share(cursor, self._world).steps, self._workers)
+        self._blocks = self._course.make(cursor, self._world, numbers, self._allocate)
 
     def start_at(self, cursor: Cursor) -> None:
         """Begin this worker's part of the pass from a cursor."""
@@ -59,7 +64,7 @@ class Steps(Iterator[Any]):
     def __next__(self) -> Any:
         block = next(self._blocks)
         self._next += self._workers
-        self._skipped = self._maker.report(block, self._skipped)
+        self._skipped = self._report(block, self._skipped)
         return batch_of(block)
 
     def state_dict(self) -> dict[str, Any]:
@@ -68,7 +73,7 @@ class Steps(Iterator[Any]):
 
     def _division(self) -> dict[str, Any]:
         """What a number of steps means something for, and nothing else."""
-        share = self._maker.share(self._cursor)
+        share = self._course.share(self._cursor, self._world)
         return {
             "worker": self._worker,
             "workers": self._workers,
@@ -91,7 +96,7 @@ class Steps(Iterator[Any]):
                 f"the state is one worker's, made with {theirs}; this one has {division}: "
                 "StatefulDataLoader goes on as it was; StreamLoader's state fits any division"
             )
-        self._begin(self._maker.resumed(state["cursor"]), state["next"])
+        self._begin(self._course.resumed(state["cursor"], self._world), state["next"])
 
 
 def refuse_collation() -> None:

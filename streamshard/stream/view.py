@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, Protocol
@@ -202,6 +202,29 @@ class View:
             raise UsageError(f"{where}: no sample in [{begin}:{end}] of {len(self)}")
         digest = hashlib.sha256(f"{self.fingerprint} {begin} {end}".encode()).hexdigest()[:32]
         return View(counts, digest, (*self.filters, Places(starts, begin, end)))
+
+
+def selected(
+    view: View,
+    shards: Shards,
+    *,
+    labels: Sequence[int | str] | None,
+    keys: Iterable[str] | None,
+    where: Where | None,
+) -> View:
+    """The rows of a view that have one of these labels and keys and that a function accepts.
+
+    Raises:
+        UsageError: A class is unknown, or nothing is left.
+    """
+    if labels is not None:
+        values = Values("cls", label_values(shards, labels))
+        view = view.narrowed(shards, values, f"labels={labels}")
+    if keys is not None:
+        view = view.narrowed(shards, Keys(frozenset(keys)), "keys=")
+    if where is not None:
+        view = view.narrowed(shards, Accepted(where), "where=")
+    return view
 
 
 def label_values(shards: Shards, labels: Sequence[int | str]) -> tuple[int, ...]:

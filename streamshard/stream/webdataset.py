@@ -37,7 +37,7 @@ class WebdatasetSource(IterableDataset[dict[str, Any]]):
 
     def state_dict(self, batches: int) -> dict[str, Any]:
         """The cursor once the training loop has received so many batches of this pass."""
-        return self.dataset.cursor_after(self._begin, self.dataset.world, batches).to_dict()
+        return self.dataset.course.after(self._begin, self.dataset.world, batches).to_dict()
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go on from a cursor, on any number of ranks and workers; call it before the iteration.
@@ -45,13 +45,15 @@ class WebdatasetSource(IterableDataset[dict[str, Any]]):
         Raises:
             CursorError: It belongs to another dataset, seed, shuffle or order.
         """
-        cursor = self.dataset.resumed(state, self.dataset.world)
+        cursor = self.dataset.course.resumed(state, self.dataset.world)
         self.dataset.set_epoch(cursor.epoch)
         self._start = cursor
 
     @property
     def _begin(self) -> Cursor:
-        return self._start or self.dataset.first_cursor(self.dataset.world, self.dataset.epoch)
+        return self._start or self.dataset.course.first_cursor(
+            self.dataset.world, self.dataset.epoch
+        )
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
         """This worker's samples, one after another."""

@@ -163,12 +163,13 @@ class _Worker:
     def _serve(self, start: Start) -> None:
         """Make steps, epoch after epoch, until there is another order or a step fails."""
         job, cursor, first = self._job, start.cursor, start.step
+        course = job.dataset.course
         while True:
-            if job.number >= job.dataset.share(0, job.world).steps:
+            following = course.next_epoch(cursor, job.world)
+            if job.number >= course.share(following, job.world).steps:
                 return  # an epoch has no step for this worker
-            steps = job.dataset.share(cursor.position, job.world).steps
-            numbers = range(first, steps, job.workers)
-            blocks = job.dataset.make(cursor, job.world, numbers, self._allocate)
+            numbers = range(first, course.share(cursor, job.world).steps, job.workers)
+            blocks = course.make(cursor, job.world, numbers, self._allocate)
             for _ in numbers:
                 while len(self._waiting) >= job.in_flight or self._connection.poll():
                     self._listen()
@@ -176,8 +177,7 @@ class _Worker:
                         return
                 if not self._hand_over(blocks, start.generation):
                     return
-            cursor = job.dataset.first_cursor(job.world, cursor.epoch + 1)
-            first = job.number
+            cursor, first = following, job.number
 
     def _hand_over(self, blocks: Iterator[Block], generation: int) -> bool:
         """Make the next step; whether it could be made."""

@@ -158,19 +158,19 @@ class WorkerPool:
         process = self._handles[worker].process
         process.join(_JOIN_SECONDS)
         how = _ending(process.exitcode)
-        if self._restarts == 0:
-            raise WorkerError(
-                f"worker {worker} (process {process.pid}) {how} before step {step} of epoch "
-                f"{self._cursor.epoch if self._cursor else 0}, and no restart is left"
-            )
-        self._restarts -= 1
-        logger.warning(
-            "worker %d (process %s) %s before step %d; restarted, %d restarts left",
-            worker, process.pid, how, step, self._restarts,
-        )  # fmt: skip
-        self._handles[worker].end()
-        self._handles[worker] = self._launch(self._jobs[worker])
         assert self._cursor is not None
+        job = self._jobs[worker]
+        shards = job.dataset.course.schedule(self._cursor, job.world).shards(step)
+        what = (
+            f"worker {worker} (process {process.pid}) {how} before step {step} of epoch "
+            f"{self._cursor.epoch}, which reads {_some(shards)}"
+        )
+        if self._restarts == 0:
+            raise WorkerError(f"{what}; no restart is left")
+        self._restarts -= 1
+        logger.warning("%s; restarted, %d restarts left", what, self._restarts)
+        self._handles[worker].end()
+        self._handles[worker] = self._launch(job)
         self._handles[worker].send(Start(self._generation, self._cursor, step))
 
     def _launch(self, job: Job) -> _Handle:
@@ -190,6 +190,12 @@ class WorkerPool:
         for handle in self._handles:
             handle.end()
         self._handles = []
+
+
+def _some(shards: list[str]) -> str:
+    """A few of them, and how many more."""
+    more = f" and {len(shards) - 3} more" if len(shards) > 3 else ""
+    return (", ".join(shards[:3]) or "no shard") + more
 
 
 def _ending(exitcode: int | None) -> str:

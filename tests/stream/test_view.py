@@ -59,11 +59,11 @@ def test_keys_and_where_choose_from_the_index(tars: str, images: str) -> None:
     for pictures, _ in ss.StreamLoader(wide):
         assert all(picture.shape[2] > picture.shape[1] for picture in pictures)
     rest = dataset.select(where=lambda columns: columns["jpg:width"] <= columns["jpg:height"])
-    assert len(wide.view) + len(rest.view) == 60
+    assert len(wide.source.view) + len(rest.source.view) == 60
     even = dataset.select(
         where=lambda columns: np.array([k[-1] in "02468" for k in columns["__key__"]])
     )
-    assert len(even.view) == 30
+    assert len(even.source.view) == 30
     with pytest.raises(ss.errors.UsageError, match="a bool for each of"):
         dataset.select(where=lambda columns: columns["cls"])
 

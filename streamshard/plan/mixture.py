@@ -1,0 +1,308 @@
+"""Several datasets in fixed proportions: a position of the mixture -> a sample of a source.
+
+A mixture is one endless sequence; its epochs cut it into runs of equal length, so every source goes
+on from epoch to epoch and begins an epoch of its own when all its samples were given. The sequence
+is dealt like a dataset's: `grain` samples of lane 0, `grain` of lane 1, and so on in turns. Lane l
+follows the pattern of the proportions from place l * grain on, so that a turn of the lanes is one
+run of the pattern, and so is everything that a lane gives. The c-th sample that lane l takes from a
+source is number c * lanes + l of that source's own endless sequence: lanes take from a source in
+turns too, and from a source that is cut into as many lanes each takes its own.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Sequence
+from dataclasses import dataclass
+from fractions import Fraction
+from typing import Literal
+
+import numpy as np
+
+from streamshard.errors import UsageError
+from streamshard.plan.order import (
+    Ints,
+    Order,
+    OrderRule,
+    Places,
+    Shuffle,
+    usual_lanes,
+    usual_window,
+)
+from streamshard.plan.permute import key_of
+
+Stop = Literal["first", "longest"] | int
+
+_SOURCES = 5  # what a key is for; see plan/order.py
+_UNITS = 2**30  # what proportions that are no small whole numbers are rounded to
+_KEPT_ORDERS = 8  # epochs of one source that are laid out at a time
+
+
+@dataclass(frozen=True)
+class Proportions:
+    """How often each source comes, and in which pattern.
+
+    Of the first n places of the pattern the first source (the one of the greatest weight) has
+    floor(n * w / W), W the weights' sum; what it leaves is dealt among the others likewise. So a
+    run of n places holds n * w / W of each source to within `deviation`.
+
+    Attributes:
+        weights: Whole numbers above 0, one a source, together at most 2**31.
+
+    >>> pattern = Proportions((2, 1))
+    >>> pattern.pick(np.arange(6))[0].tolist()
+    [1, 0, 0, 1, 0, 0]
+    """
+
+    weights: tuple[int, ...]
+
+    def __post_init__(self) -> None:
+        if not self.weights or min(self.weights) < 1 or sum(self.weights) > 2**31:
+            raise UsageError(f"weights {self.weights}; each above 0, together at most 2**31")
+
+    @classmethod
+    def of(cls, weights: Sequence[float]) -> Proportions:
+        """Proportions of any numbers above 0, exact or to one part in 2**30.
+
+        They are exact where the numbers, as decimals, have a common measure that is not finer.
+
+        >>> Proportions.of([0.7, 0.2, 0.1]).weights
+        (7, 2, 1)
+        """
+        if not weights or not all(0 < weight < float("inf") for weight in weights):
+            raise UsageError(f"weights {[*weights]}; each must be a number above 0")
+        exact = [Fraction(str(weight)) for weight in weights]
+        unit = Fraction(
+            np.gcd.reduce([share.numerator for share in exact], dtype=object),
+            np.lcm.reduce([share.denominator for share in exact], dtype=object),
+        )
+        # Over their common measure: the smallest whole numbers in these proportions.
+        whole = [int(share / unit) for share in exact]
+        if sum(whole) > _UNITS:
+            total = sum(exact)
+            whole = [max(1, round(share / total * _UNITS)) for share in exact]
+        return cls(tuple(whole))
+
+    @property
+    def total(self) -> int:
+        """The weights' sum."""
+        return sum(self.weights)
+
+    @property
+    def deviation(self) -> Fraction:
+        """What no source's count in any run of the pattern differs by from its share, or more.
+
+        Each floor adds less than one, and a source further down has its part of what those above
+        it are off by; at most 1 + 1/2 + … + 1/(sources - 1), since the greatest weights come first.
+        """
+        worst, above, left = Fraction(0), Fraction(0), self.total
+        for source in self._descending[:-1]:
+            part = Fraction(self.weights[source], left)
+            worst = max(worst, 1 + part * above)
+            above = 1 + (1 - part) * above
+            left -= self.weights[source]
+        return max(worst, above)
+
+    @property
+    def _descending(self) -> list[int]:
+        return sorted(range(len(self.weights)), key=lambda source: -self.weights[source])
+
+    def pick(self, places: Ints, begins: Ints | None = None) -> tuple[Ints, Ints]:
+        """The source at each place of the pattern, and how often it came since a place before.
+
+        Args:
+            places: (n,) int64, 0 and up.
+            begins: (n,) int64, at most `places`: from where to count; 0 if None.
+
+        Returns:
+            Two (n,) int64 arrays: sources by number, and their occurrences in [begin, place).
+        """
+        rest, before = places, np.zeros_like(places) if begins is None else begins
+        sources, counts = np.empty_like(places), np.empty_like(places)
+        todo, left = np.arange(len(places)), self.total
+        for source in self._descending:
+            weight = self.weights[source]
+            here, since = _part(rest, weight, left), _part(before, weight, left)
+            chosen = _part(rest + 1, weight, left) > here
+            sources[todo[chosen]] = source
+            counts[todo[chosen]] = (here - since)[chosen]
+            rest, before = (rest - here)[~chosen], (before - since)[~chosen]
+            todo, left = todo[~chosen], left - weight
+        return sources, counts
+
+
+def _part(length: Ints, weight: int, total: int) -> Ints:
+    """floor(length * weight / total), for any length and a total of up to 2**31."""
+    quotient, rest = np.divmod(length, total)
+    part: Ints = quotient * weight + rest * weight // total
+    return part
+
+
+@dataclass(frozen=True)
+class SourcePlan:
+    """One source of a mixture, as the plan sees it.
+
+    Attributes:
+        counts: (shards,) int64, samples of each shard.
+        shuffle: Its own: False, True or "full".
+        window: Samples that are permuted among each other; None for the usual.
+    """
+
+    counts: Ints
+    shuffle: Shuffle
+    window: int | None
+
+    def __len__(self) -> int:
+        return int(self.counts.sum())
+
+    @property
+    def is_windowed(self) -> bool:
+        """Whether it is cut into lanes; a small dataset is permuted all together."""
+        usual = usual_window(self.counts) if self.window is None else self.window
+        return self.shuffle is True and len(self) > 2 * usual
+
+    def rule(self, seed: int, lanes: int) -> OrderRule:
+        """What its orders are made by in a mixture of so many lanes."""
+        if self.is_windowed:
+            window = usual_window(self.counts) if self.window is None else self.window
+            return OrderRule(seed, True, lanes, 1, window)
+        window = self.window if self.window is not None and self.shuffle is True else len(self)
+        return OrderRule(seed, self.shuffle, 1, 1, window)
+
+
+@dataclass(frozen=True)
+class MixturePlan:
+    """Sources, their proportions, and where an epoch ends.
+
+    Attributes:
+        sources: The sources.
+        proportions: How often each comes.
+        stop: "first": an epoch ends when the first source would begin anew; "longest": when every
+            source was given whole; or a number of samples. Always at a whole grain.
+    """
+
+    sources: tuple[SourcePlan, ...]
+    proportions: Proportions
+    stop: Stop
+    keeps_rule = True  # the sources' epochs do not end with the mixture's
+
+    def order(self, rule: OrderRule, epoch: int) -> MixedOrder:
+        """The order of an epoch."""
+        return MixedOrder(self, rule, epoch)
+
+    def settle(
+        self,
+        *,
+        world_size: int,
+        batch_size: int,
+        seed: int,
+        shuffle: Shuffle,
+        lanes: int | None = None,
+        grain: int | None = None,
+        window: int | None = None,
+    ) -> OrderRule:
+        """The rule with what was left out derived from the sources and the world.
+
+        As of a dataset (`OrderRule.settle`), with as many lanes as leave every source that is cut
+        into lanes a whole window in each, and one where a source is in pack order. `window` is the
+        sources' own; here it tells only what was given.
+        """
+        windowed = [source for source in self.sources if source.is_windowed]
+        if lanes is None:
+            lanes = 1
+            if windowed and all(source.shuffle is not False for source in self.sources):
+                lanes = min(
+                    usual_lanes(len(source), source.rule(0, 1).window, world_size)
+                    for source in windowed
+                )
+        total = sum(map(len, self.sources))
+        return OrderRule(
+            seed,
+            shuffle,
+            lanes,
+            batch_size if grain is None else grain,
+            total if window is None else window,
+        )
+
+    def samples(self, grain: int) -> int:
+        """Samples of an epoch.
+
+        Raises:
+            UsageError: It would end before its first whole grain.
+        """
+        weights, total = self.proportions.weights, self.proportions.total
+        pairs = list(zip(map(len, self.sources), weights, strict=True))
+        if self.stop == "longest":
+            samples = max(-(-count * total // weight) for count, weight in pairs)
+            return -(-samples // grain) * grain
+        if self.stop == "first":
+            samples = min(count * total // weight for count, weight in pairs)
+        else:
+            samples = self.stop
+        if samples < grain:
+            raise UsageError(
+                f"stop={self.stop!r} ends the mixture's epoch after {samples} samples, before one "
+                f'grain of {grain}; use "longest", a larger number, or a smaller batch_size'
+            )
+        return samples // grain * grain
+
+
+class MixedOrder:
+    """The order of one epoch of a mixture."""
+
+    def __init__(self, plan: MixturePlan, rule: OrderRule, epoch: int) -> None:
+        """Lay out one epoch.
+
+        Args:
+            plan: Of the mixture.
+            rule: How orders are made: the mixture's seed, lanes and grain.
+            epoch: 0, 1, ...
+        """
+        self._plan, self._rule = plan, rule
+        self._total = plan.samples(rule.grain)
+        self._begin = epoch * self._total  # in the endless sequence
+        self._rules = [
+            source.rule(int(key_of(_SOURCES, rule.seed, number)[0] >> np.uint64(1)), rule.lanes)
+            for number, source in enumerate(plan.sources)
+        ]
+        self._orders: list[OrderedDict[int, Order]] = [OrderedDict() for _ in plan.sources]
+
+    def __len__(self) -> int:
+        return self._total
+
+    def numbers(self, positions: Ints) -> tuple[Ints, Ints]:
+        """Source of each position, and the sample's number in that source's endless sequence.
+
+        Args:
+            positions: (n,) int64, 0 <= position < len(self).
+        """
+        lanes, grain = self._rule.lanes, self._rule.grain
+        grains, within = np.divmod(self._begin + positions, grain)
+        turns, lane = np.divmod(grains, lanes)
+        begin = lane * grain
+        sources, counts = self._plan.proportions.pick(begin + turns * grain + within, begin)
+        return sources, counts * lanes + lane
+
+    def places(self, positions: Ints) -> Places:
+        """Source, shard and row of each position; a row counts from its shard's first sample.
+
+        Args:
+            positions: (n,) int64, 0 <= position < len(self).
+        """
+        sources, numbers = self.numbers(positions)
+        shards, rows = np.empty_like(positions), np.empty_like(positions)
+        for source in np.unique(sources).tolist():
+            here = np.flatnonzero(sources == source)
+            epochs, own = np.divmod(numbers[here], len(self._plan.sources[source]))
+            for epoch in np.unique(epochs).tolist():
+                now = epochs == epoch
+                shards[here[now]], rows[here[now]] = self._order(source, epoch).rows(own[now])
+        return Places(sources, shards, rows)
+
+    def _order(self, source: int, epoch: int) -> Order:
+        orders = self._orders[source]
+        if epoch not in orders:
+            orders[epoch] = Order(self._plan.sources[source].counts, self._rules[source], epoch)
+            if len(orders) > _KEPT_ORDERS:
+                orders.popitem(last=False)
+        return orders[epoch]
