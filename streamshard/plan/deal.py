@@ -67,6 +67,21 @@ class Deal:
         return self.total if self.tail == "exact" else self.steps * self.global_batch
 
     @property
+    def full_steps(self) -> tuple[int, int]:
+        """How many full steps there are, and their samples; else 1 and those of the only one."""
+        steps = self.total // self.global_batch
+        return (steps, self.global_batch) if steps else (1, self.total)
+
+    @property
+    def batches(self) -> tuple[int, int]:
+        """How many full batches there are, and their samples; else 1 and those of rank 0's."""
+        steps, samples = self.full_steps
+        if samples == self.global_batch:
+            return steps * self.world_size, self.batch_size
+        even = -(-samples // self.world_size)
+        return 1, even if self.tail == "exact" else min(samples, self.batch_size)
+
+    @property
     def dropped(self) -> int:
         """Samples that nobody receives."""
         return max(self.total - self.dealt, 0)

