@@ -40,6 +40,11 @@ class Measure:
     of: int
     what: str
 
+    @property
+    def is_exact(self) -> bool:
+        """Whether all were looked at."""
+        return self.seen == self.of
+
 
 @dataclass(frozen=True)
 class Mixing:
@@ -106,10 +111,11 @@ def mixing(order: Order, deal: Deal, counts: Ints) -> Mixing:
 def _positions(order: Order, counts: Ints, places: Ints) -> Ints:
     """The position of the sample at each place of pack order."""
     ends = np.cumsum(counts)
+    starts = ends - counts
     positions = np.empty_like(places)
     for chunk in chunks(len(places)):
         shard = np.searchsorted(ends, places[chunk], side="right")
-        positions[chunk] = order.positions(shard, places[chunk] - (ends - counts)[shard])
+        positions[chunk] = order.positions(shard, places[chunk] - starts[shard])
     return positions
 
 
