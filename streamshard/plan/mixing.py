@@ -6,7 +6,6 @@ the number of samples, i the place of a sample in pack order, p(i) its position 
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -18,7 +17,7 @@ from streamshard.plan.survey import WALKED, drawn
 
 _DRAWN = 2**17  # samples that an estimate looks at
 _MOST = 2**20  # samples of a batch that is still looked at
-_EXACT_CHOICES = 2**26  # samples
+_FACTORS = 2**21  # of products
 _PLACES, _BATCHES = 2, 3  # what is drawn
 
 
@@ -146,24 +145,17 @@ def _shards_in(order: Order, counts: Ints, groups: int, size: int, what: str) ->
 def perfect_shards(counts: Ints, size: int) -> float:
     """How many shards `size` samples come from on average when they are drawn at random.
 
-    >>> perfect_shards(np.array([1, 1, 1, 1]), 3), perfect_shards(np.array([10**6, 10**6]), 1)
+    >>> round(perfect_shards(np.array([1, 1, 1, 1]), 3), 9), perfect_shards(np.array([7, 7]), 1)
     (3.0, 1.0)
     """
     total = int(counts.sum())
     each, shards = np.unique(counts, return_counts=True)  # many have the same count
-    if total > _EXACT_CHOICES:
-        # The chance to miss a shard is a product over the draws; here of equal factors, the middle
-        # one's. Off by a factor of 1e-4 in the exponent at most, where lgamma would lose digits.
-        missed = np.exp(size * np.log1p(-each / (total - (size - 1) / 2)))
-    else:
-        every = _log_choices(total, size)
-        rest = [total - count for count in each.tolist()]
-        missed = np.array(
-            [math.exp(_log_choices(left, size) - every) if left >= size else 0.0 for left in rest]
-        )
-    return float(shards @ (1 - missed))
-
-
-def _log_choices(total: int, size: int) -> float:
-    """The logarithm of total! / (total - size)!."""
-    return math.lgamma(total + 1) - math.lgamma(total - size + 1)
+    few = each <= total - size  # more than the rest of the samples can't all be missed
+    # The chance to miss a shard is the product over the draws d of 1 - n / (N - d). Of very many
+    # draws, which differ little from their neighbours, some stand for all.
+    taken = min(size, max(_FACTORS // len(each), 64))
+    draws = (np.arange(taken) + 0.5) * size / taken - 0.5
+    factors = np.log1p(-each[few, None] / (total - draws))
+    read = np.ones(len(each))
+    read[few] = -np.expm1(factors.sum(1) * size / taken)
+    return float(shards @ read)
