@@ -25,8 +25,8 @@ class Likeness:
 
     Attributes:
         here: The mean over batches of the sum over classes of o (o - 1) / (b (b - 1)), o the
-            samples of the class in the batch, b those of the batch that have a class. Batches of
-            one class give 1.
+            samples of the class in the batch, b those of the batch that have a class; batches with
+            b < 2 don't count. Batches of one class give 1.
         perfect: What a perfect shuffle gives on average: the sum over classes of
             n (n - 1) / (N (N - 1)), n the samples of the class and N those that have one.
         batches: Full batches of one rank that were looked at; of one that comes from more shards
@@ -75,7 +75,7 @@ def likeness(shards: Shards, order: Order, deal: Deal) -> Likeness | None:
         return None
     of_batches = deal.batches[0]
     here = float(np.mean(known))
-    return Likeness(here, perfect, len(known), of_batches, len(wanted), len(filled))
+    return Likeness(here, perfect, len(batches), of_batches, len(wanted), len(filled))
 
 
 def _batches(order: Order, deal: Deal, indexes: int) -> list[tuple[Ints, Ints]]:
