@@ -46,9 +46,9 @@ def plan(
     batch_size: Annotated[int, typer.Option(min=1, max=_MOST, help="Per rank and step.")] = 32,
     shuffle: Annotated[Shuffle, typer.Option(help="As ShardDataset has it.")] = Shuffle.windowed,
     seed: Annotated[int, typer.Option(min=0, help="Of the order.")] = 0,
-    epoch: Annotated[int, typer.Option(min=0, help="Which epoch.")] = 0,
+    epoch: Annotated[int, typer.Option(min=0, max=2**62, help="Which epoch.")] = 0,
     tail: Annotated[Tail, typer.Option(help="Of the last global batch.")] = Tail.drop,
-    lanes: Annotated[int | None, typer.Option(min=1, max=2**24, help="By default derived.")] = None,
+    lanes: Annotated[int | None, typer.Option(min=1, max=2**22, help="By default derived.")] = None,
     grain: Annotated[int | None, typer.Option(min=1, max=_MOST, help="The batch size.")] = None,
     window: Annotated[int | None, typer.Option(min=1, help="By default 4 mean shards.")] = None,
     prefetch: Annotated[int, typer.Option(min=1, help="Batches a worker has ready.")] = 4,
@@ -85,7 +85,8 @@ def plan(
         *_head(planned, destination),
         f"steps      {surveyed.steps} on every rank; tail {tail.value}: "
         f"{surveyed.dropped} samples dropped, {surveyed.padded} padded",
-        f"in flight  {in_flight} samples, with {prefetch} batches for each worker",
+        f"in flight  {in_flight} samples, {prefetch if workers else 1} batches for each "
+        + ("worker" if workers else "rank"),
         "",
         *_reads(planned, surveyed),
         "",
@@ -145,16 +146,16 @@ def _reads(plan: Plan, survey: Survey) -> Iterator[str]:
     rows = [["", "least", "mean", "most shards", "", "least", "mean", "most bytes"]]
     rows += [_load_row(f"each of {load.readers} {who} reads", load) for who, load in _loads(survey)]
     yield from _table(rows)
-    each = [("rank", survey.ranks.each)]
+    each = [("rank", survey.ranks.each or ())]
     if plan.deal.workers > 1:
-        each.append(("worker", survey.workers.each))
-    if any(loads for _, loads in each):
+        each.append(("worker", survey.workers.each or ()))
+    told = [
+        [_name(who, number, plan.deal.workers), f"{shards} shards", format_bytes(nbytes)]
+        for who, loads in each
+        for number, (shards, nbytes) in enumerate(loads)
+    ]
+    if told:
         yield ""
-    for who, loads in each:
-        told = [
-            [_name(who, number, plan.deal.workers), f"{shards} shards", format_bytes(nbytes)]
-            for number, (shards, nbytes) in enumerate(loads or ())
-        ]
         yield from _table(told)
     yield ""
     told = [
@@ -169,6 +170,8 @@ def _reads(plan: Plan, survey: Survey) -> Iterator[str]:
     yield from _table(told)
     if survey.shards_seen < survey.shards:
         yield f"estimated from {survey.shards_seen} of {survey.shards} shards"
+    else:
+        yield f"exact, from all {survey.shards} shards"
 
 
 def _loads(survey: Survey) -> list[tuple[str, Load]]:

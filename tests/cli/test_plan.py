@@ -82,7 +82,7 @@ def test_lines_tell_the_same_as_json(place: Path, here: Here) -> None:
     assert (done.status, done.err) == (0, "")
     assert done.out.startswith(f"packed: 40 samples in {value['shards']} shards, ")
     assert "steps      5 on every rank; tail drop: 0 samples dropped, 0 padded\n" in done.out
-    assert "in flight  64 samples, with 4 batches for each worker\n" in done.out
+    assert "in flight  64 samples, 4 batches for each worker\n" in done.out
     for rank in range(2):
         for worker in range(2):
             assert f"rank {rank}, worker {worker}" in done.out
@@ -90,6 +90,7 @@ def test_lines_tell_the_same_as_json(place: Path, here: Here) -> None:
     assert f"{value['mixing']['distance']['here']:.3f}" in done.out
     classes = next(line for line in done.out.splitlines() if line.startswith("two of a batch"))
     assert _percent(value["classes"]["here"]) in classes
+    assert f"exact, from all {value['shards']} shards\n" in done.out
     assert "estimated" not in done.out
 
 
