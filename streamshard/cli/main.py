@@ -10,6 +10,8 @@ from typing import Annotated, Any
 import typer
 
 from streamshard import __version__
+from streamshard.cli.options import AsJson, Destination, IndexAt
+from streamshard.cli.plan import plan
 from streamshard.cli.show import format_bytes, progress, result
 from streamshard.errors import StreamshardError, UsageError
 
@@ -22,6 +24,7 @@ app = typer.Typer(
 )
 pack_app = typer.Typer(help="Pack a source into shards.", no_args_is_help=True)
 app.add_typer(pack_app, name="pack")
+app.command("plan")(plan)
 
 
 class Keys(enum.StrEnum):
@@ -47,16 +50,11 @@ class OnError(enum.StrEnum):
     skip = "skip"
 
 
-Destination = Annotated[str, typer.Argument(metavar="DST", help="Folder or URL of the dataset.")]
-AsJson = Annotated[bool, typer.Option("--json", help="Print the result as one JSON object.")]
 ShardSize = Annotated[str, typer.Option(help="Bytes of a shard, such as 64MB (decimal).")]
 Shuffle = Annotated[bool, typer.Option(help="Pack in random order.")]
 Seed = Annotated[int, typer.Option(min=0, help="Of that order.")]
 Skip = Annotated[OnError, typer.Option(help="End at the first bad input, or count and list them.")]
 Overwrite = Annotated[bool, typer.Option(help="Replace the dataset that lies there.")]
-IndexAt = Annotated[
-    str | None, typer.Option("--index", help="Where .streamshard lies, if not beside the tars.")
-]
 
 
 @app.callback(invoke_without_command=True)

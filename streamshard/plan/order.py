@@ -7,6 +7,7 @@ the epoch: the state is the shard counts and a few integers.
 
 from __future__ import annotations
 
+import functools
 import operator
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
@@ -15,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from streamshard.errors import UsageError
-from streamshard.plan.permute import key_of, permute
+from streamshard.plan.permute import key_of, permute, unpermute
 
 Ints = NDArray[np.int64]
 Shuffle = bool | Literal["full"]
@@ -128,6 +129,13 @@ class OrderRule:
 class Order:
     """The order of one epoch over the samples of a dataset.
 
+    Attributes:
+        shards: (shards,) in the order in which they are laid end to end.
+        starts: (shards + 1,) where each of them begins there, and the end.
+        edges: (lanes + 1,) where each lane begins there, and the end.
+        turns: Whole turns in which every lane has a grain to give.
+        leftovers: (lanes + 1,) where what a lane has left over begins among all leftovers.
+
     >>> rule = OrderRule(seed=0, shuffle=False, lanes=1, grain=1, window=1)
     >>> shards, rows = Order(np.array([2, 3]), rule, epoch=0).rows(np.arange(5))
     >>> list(zip(shards.tolist(), rows.tolist()))
@@ -148,21 +156,21 @@ class Order:
         if rule.shuffle is True:
             size = np.array([len(counts)], np.int64)
             places = permute(places, size, key_of(_SHARDS, rule.seed, epoch))
-        self._shards = places  # the shards of this epoch, in the order in which they are laid out
-        self._starts = np.concatenate([[0], np.cumsum(counts[places])]).astype(np.int64)
+        self.shards = places  # the shards of this epoch, in the order in which they are laid out
+        self.starts = np.concatenate([[0], np.cumsum(counts[places])]).astype(np.int64)
         # Lane i is [edges[i], edges[i+1]) of the samples laid end to end.
         lanes = np.arange(rule.lanes + 1, dtype=np.int64)
         # Split in two so that the product stays inside 64 bits for any dataset.
         quotient, remainder = divmod(self._total, rule.lanes)
-        self._edges = lanes * quotient + lanes * remainder // rule.lanes
-        self._turns = quotient // rule.grain  # whole turns in which every lane has a grain to give
+        self.edges = lanes * quotient + lanes * remainder // rule.lanes
+        self.turns = quotient // rule.grain  # whole turns in which every lane has a grain to give
         if quotient // rule.window >= _MAX_WINDOWS:
             raise UsageError(
                 f"window={rule.window} cuts lanes of {quotient} samples into more than "
                 f"{_MAX_WINDOWS} windows; a larger window or more lanes are wanted"
             )
         # What the lanes have left over follows, lane after lane; where each one's begins there.
-        self._leftovers = self._edges - lanes * self._turns * rule.grain
+        self.leftovers = self.edges - lanes * self.turns * rule.grain
 
     def __len__(self) -> int:
         return self._total
@@ -179,37 +187,80 @@ class Order:
         if len(positions) == 0:
             return positions, positions
         if self._rule.shuffle is True:
-            places = self._windowed(*self._lane_and_place(positions))
+            places = self.laid(*self.lane_and_place(positions))
         elif self._rule.shuffle == "full":
             size = np.array([self._total], np.int64)
             places = permute(positions, size, key_of(_ALL, self._rule.seed, self._epoch))
         else:
             places = positions
-        slots = np.searchsorted(self._starts, places, side="right") - 1
-        return self._shards[slots], places - self._starts[slots]
+        slots = np.searchsorted(self.starts, places, side="right") - 1
+        return self.shards[slots], places - self.starts[slots]
 
     def places(self, positions: Ints) -> Places:
         """Shard and row of each position, of the one source that there is."""
         return Places(np.zeros_like(positions), *self.rows(positions))
 
-    def _lane_and_place(self, positions: Ints) -> tuple[Ints, Ints]:
+    def positions(self, shards: Ints, rows: Ints) -> Ints:
+        """The position of each sample: the inverse of `rows`.
+
+        Args:
+            shards: (n,) int64, the shard of each sample.
+            rows: (n,) int64, its row there.
+        """
+        if len(shards) == 0:
+            return shards
+        places: Ints = self.starts[self._slots[shards]] + rows
+        if self._rule.shuffle is False:
+            return places
+        if self._rule.shuffle == "full":
+            size = np.array([self._total], np.int64)
+            return unpermute(places, size, key_of(_ALL, self._rule.seed, self._epoch))
+        lane, place = self.given_by(places)
+        grain, lanes = self._rule.grain, self._rule.lanes
+        turn, within = np.divmod(place, grain)
+        late = lanes * self.turns * grain + self.leftovers[lane] + place - self.turns * grain
+        positions: Ints = np.where(turn < self.turns, (turn * lanes + lane) * grain + within, late)
+        return positions
+
+    @functools.cached_property
+    def _slots(self) -> Ints:
+        """(shards,) where each shard is in the order in which they are laid out."""
+        slots = np.empty_like(self.shards)
+        slots[self.shards] = np.arange(len(slots))
+        return slots
+
+    def given_by(self, places: Ints) -> tuple[Ints, Ints]:
+        """The lane that gives each place of the shards laid end to end, and how many before it."""
+        lane = np.searchsorted(self.edges, places, side="right") - 1
+        place = places - self.edges[lane]
+        window, begin, length = self.window_of(lane, place)
+        key = key_of(_SAMPLES, self._rule.seed, self._epoch, lane, window)
+        return lane, begin + unpermute(place - begin, length, key)
+
+    def lane_and_place(self, positions: Ints) -> tuple[Ints, Ints]:
         """The lane that gives each position, and how many samples the lane gave before it."""
         grain, lanes = self._rule.grain, self._rule.lanes
-        in_turns = lanes * self._turns * grain
+        in_turns = lanes * self.turns * grain
         turn, rest = np.divmod(positions, lanes * grain)
         lane, within = np.divmod(rest, grain)
         place = turn * grain + within
         late = positions >= in_turns
         if late.any():
             left = positions[late] - in_turns
-            lane[late] = np.searchsorted(self._leftovers, left, side="right") - 1
-            place[late] = self._turns * grain + left - self._leftovers[lane[late]]
+            lane[late] = np.searchsorted(self.leftovers, left, side="right") - 1
+            place[late] = self.turns * grain + left - self.leftovers[lane[late]]
         return lane, place
 
-    def _windowed(self, lane: Ints, place: Ints) -> Ints:
-        """Permute each window of each lane; the result is a place in the shards laid end to end."""
-        start = self._edges[lane]
-        size = self._edges[lane + 1] - start
+    def laid(self, lane: Ints, place: Ints) -> Ints:
+        """The place in the shards laid end to end of what a lane gives, window by window."""
+        window, begin, length = self.window_of(lane, place)
+        key = key_of(_SAMPLES, self._rule.seed, self._epoch, lane, window)
+        places: Ints = self.edges[lane] + begin + permute(place - begin, length, key)
+        return places
+
+    def window_of(self, lane: Ints, place: Ints) -> tuple[Ints, Ints, Ints]:
+        """The number in its lane of the window of each place, where it begins, and its length."""
+        size = self.edges[lane + 1] - self.edges[lane]
         # round(size / window), half up, but at least one window
         windows, rest = np.divmod(size, self._rule.window)
         windows = np.maximum(1, windows + (rest >= self._rule.window - rest))
@@ -219,10 +270,7 @@ class Order:
         window -= _begins(window, size, windows) > place
         window += _begins(window + 1, size, windows) <= place
         begin = _begins(window, size, windows)
-        length = _begins(window + 1, size, windows) - begin
-        key = key_of(_SAMPLES, self._rule.seed, self._epoch, lane, window)
-        places: Ints = start + begin + permute(place - begin, length, key)
-        return places
+        return window, begin, _begins(window + 1, size, windows) - begin
 
 
 @dataclass(frozen=True)

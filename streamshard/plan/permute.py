@@ -10,10 +10,13 @@ every machine and numpy version.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 from numpy.typing import NDArray
 
 U64 = NDArray[np.uint64]
+Move = Callable[[U64, U64, U64], U64]  # (place, size, key) -> place
 
 _GOLDEN = np.uint64(0x9E3779B97F4A7C15)
 _MULTIPLIERS = np.uint64(0xBF58476D1CE4E5B9), np.uint64(0x94D049BB133111EB)
@@ -54,15 +57,31 @@ def permute(place: NDArray[np.int64], size: NDArray[np.int64], key: U64) -> NDAr
     >>> sorted(permute(np.arange(5), np.array([5]), key_of(7)).tolist())
     [0, 1, 2, 3, 4]
     """
+    return _moved(place, size, key, _ranks, _walk)
+
+
+def unpermute(place: NDArray[np.int64], size: NDArray[np.int64], key: U64) -> NDArray[np.int64]:
+    """Where each place came from: the inverse of `permute`, with the same arguments.
+
+    >>> size, key = np.array([5]), key_of(7)
+    >>> unpermute(permute(np.arange(5), size, key), size, key).tolist()
+    [0, 1, 2, 3, 4]
+    """
+    return _moved(place, size, key, _ranked, _walk_back)
+
+
+def _moved(
+    place: NDArray[np.int64], size: NDArray[np.int64], key: U64, few_by: Move, many_by: Move
+) -> NDArray[np.int64]:
     result = np.array(place, np.uint64)
     sizes = np.broadcast_to(size.astype(np.uint64), result.shape)
     keys = np.broadcast_to(key, result.shape)
     few = sizes <= np.uint64(_SORTED)
-    result[few] = _ranks(result[few], sizes[few], keys[few])
+    result[few] = few_by(result[few], sizes[few], keys[few])
     todo = np.flatnonzero(~few)
     while len(todo):
         # At most one cell in sqrt(size) lies past the end, so this loop nearly always ends at once.
-        result[todo] = _walk(result[todo], sizes[todo], keys[todo])
+        result[todo] = many_by(result[todo], sizes[todo], keys[todo])
         todo = todo[result[todo] >= sizes[todo]]
     return result.astype(np.int64)
 
@@ -77,13 +96,39 @@ def _ranks(place: U64, size: U64, key: U64) -> U64:
     return ranks
 
 
+def _ranked(rank: U64, size: U64, key: U64) -> U64:
+    """The place whose hash has this rank: the inverse of `_ranks`."""
+    others = np.arange(_SORTED, dtype=np.uint64)
+    hashes = mix(others * _GOLDEN + key[:, None])  # (n, places)
+    by_hash = np.lexsort((hashes, others >= size[:, None]), axis=1)
+    places = np.take_along_axis(by_hash, rank[:, None].astype(np.int64), axis=1)[:, 0]
+    return places.astype(np.uint64)
+
+
 def _walk(place: U64, size: U64, key: U64) -> U64:
     """One pass of the network over the grid of rows x columns >= size cells."""
-    columns = np.ceil(np.sqrt(size.astype(np.float64))).astype(np.uint64)
-    rows = (size + columns - np.uint64(1)) // columns
+    rows, columns = _grid(size)
     row, column = place // columns, place % columns
     for turn in range(0, _ROUNDS, 2):
         row = (row + mix(column * _GOLDEN + key + np.uint64(turn)) % rows) % rows
         column = (column + mix(row * _GOLDEN + key + np.uint64(turn + 1)) % columns) % columns
     cell: U64 = row * columns + column
     return cell
+
+
+def _walk_back(place: U64, size: U64, key: U64) -> U64:
+    """The cell that `_walk` takes to this one."""
+    rows, columns = _grid(size)
+    row, column = place // columns, place % columns
+    for turn in reversed(range(0, _ROUNDS, 2)):
+        column = (
+            column + columns - mix(row * _GOLDEN + key + np.uint64(turn + 1)) % columns
+        ) % columns
+        row = (row + rows - mix(column * _GOLDEN + key + np.uint64(turn)) % rows) % rows
+    cell: U64 = row * columns + column
+    return cell
+
+
+def _grid(size: U64) -> tuple[U64, U64]:
+    columns = np.ceil(np.sqrt(size.astype(np.float64))).astype(np.uint64)
+    return (size + columns - np.uint64(1)) // columns, columns

@@ -141,6 +141,11 @@ class Shards:
         """The columns of a shard."""
         return self._shard(shard).index
 
+    def read_index(self, shard: int) -> Index:
+        """The columns of a shard, read anew and without opening its tar."""
+        row = self.manifest.table[shard]
+        return Index(read_index(self._sidecars, row, self._sidecars.where), row.name)
+
     def chosen(
         self, shard: int, name: str, choose: Callable[[], NDArray[np.int64]]
     ) -> NDArray[np.int64]:
@@ -227,7 +232,7 @@ class Shards:
             self._open.move_to_end(number)
             return self._open[number]
         shard = self.manifest.table[number]
-        index = Index(read_index(self._sidecars, shard, self._sidecars.where), shard.name)
+        index = self.read_index(number)
         file = self._store.open(shard.name)
         if file.size != shard.nbytes:
             what = "truncated" if file.size < shard.nbytes else "longer than it was"

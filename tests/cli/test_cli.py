@@ -174,7 +174,11 @@ def test_version_and_help_are_printed(tmp_path: Path, here: Here) -> None:
     for arguments in (["--help"], ["pack", "images", "--help"]):
         done = here(*arguments, cwd=tmp_path)
         assert (done.status, done.err) == (0, "")
-        wanted = ["pack", "index", "info", "ls", "verify"] if len(arguments) == 1 else ["--resize"]
+        wanted = (
+            ["pack", "index", "info", "ls", "verify", "plan"]
+            if len(arguments) == 1
+            else ["--resize"]
+        )
         assert all(word in done.out for word in wanted)
 
 

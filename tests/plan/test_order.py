@@ -120,6 +120,14 @@ def test_any_positions_can_be_asked_for_alone(
     assert alone == [everything[position] for position in wanted]
 
 
+@settings(max_examples=200, deadline=None)
+@given(counts=shard_counts, rule=any_rules, epoch=epochs)
+def test_a_sample_is_found_at_its_position(counts: list[int], rule: OrderRule, epoch: int) -> None:
+    order = Order(array(counts), rule, epoch)
+    everywhere = np.arange(len(order))
+    assert order.positions(*order.rows(everywhere)).tolist() == everywhere.tolist()
+
+
 @pytest.mark.parametrize("shuffle", [True, "full"])
 def test_an_epoch_differs_from_the_next(shuffle: bool) -> None:
     rule = replace(RULE, shuffle=shuffle)

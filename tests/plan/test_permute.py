@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from streamshard.plan.permute import U64, key_of, permute
+from streamshard.plan.permute import U64, key_of, permute, unpermute
 from tests.plan.draw import array
 
 raw_keys = st.integers(0, 2**64 - 1)
@@ -162,3 +162,12 @@ def test_a_place_and_where_it_goes_are_uncorrelated() -> None:
     places = np.tile(np.arange(size), keys)
     correlation = float(np.corrcoef(places, drawn.ravel())[0, 1])
     assert abs(correlation) < 4 / math.sqrt(size * keys)
+
+
+@settings(deadline=None)
+@given(size=st.one_of(st.integers(1, 70), st.integers(1, 2**60)), key=raw_keys, data=st.data())
+def test_what_was_moved_can_be_moved_back(size: int, key: int, data: st.DataObject) -> None:
+    places = array(data.draw(st.lists(st.integers(0, size - 1), min_size=1)))
+    sizes, keys = array([size]), np.array([key], np.uint64)
+    assert unpermute(permute(places, sizes, keys), sizes, keys).tolist() == places.tolist()
+    assert permute(unpermute(places, sizes, keys), sizes, keys).tolist() == places.tolist()

@@ -9,8 +9,13 @@ import numpy as np
 import pytest
 
 from streamshard.errors import UsageError
-from streamshard.plan.order import Ints, Order, OrderRule
+from streamshard.plan.deal import Deal
+from streamshard.plan.load import Load, rank_load, worker_load
+from streamshard.plan.mixing import Mixing, mixing
+from streamshard.plan.order import Ints, Order, OrderRule, Shuffle
+from streamshard.plan.picture import picture
 from streamshard.plan.share import Share, World
+from streamshard.plan.survey import reads
 
 SHARDS, SAMPLES = 1_000_000, 10_000
 RANKS, WORKERS_PER_RANK, BATCH_SIZE = 1024, 8, 256
@@ -58,6 +63,50 @@ def test_ten_billion_samples_are_planned_right() -> None:
     assert len(np.unique(samples, axis=1).T) == 2 * WORKERS_PER_RANK * BATCH_SIZE
     shards, rows = samples
     assert ((shards >= 0) & (shards < SHARDS) & (rows >= 0) & (rows < each[shards])).all()
+
+
+def surveyed(each: Ints, workers: int, shuffle: Shuffle) -> tuple[Load, Load, Mixing]:
+    """All that is told of a plan, and its picture."""
+    rule = OrderRule.settle(each, world_size=RANKS, batch_size=BATCH_SIZE, seed=0, shuffle=shuffle)
+    order = Order(each, rule, epoch=0)
+    deal = Deal(len(order), RANKS, workers, BATCH_SIZE, "drop")
+    found = reads(order, rule, deal, each)
+    picture(order, deal, rule.grain)
+    return (
+        worker_load(found, each, deal.all_workers),
+        rank_load(found, each, deal.all_workers, workers),
+        mixing(order, deal, each),
+    )
+
+
+# Lanes with owners; lanes that five workers share; no lanes.
+@pytest.mark.parametrize(("workers", "shuffle"), [(8, True), (5, True), (8, "full"), (8, False)])
+def test_ten_billion_samples_are_surveyed_at_once(workers: int, shuffle: Shuffle) -> None:
+    each = counts()
+    begin = time.process_time()
+    by_worker, by_rank, measures = surveyed(each, workers, shuffle)
+    assert time.process_time() - begin < SECONDS
+    assert by_worker.readers == RANKS * workers
+    assert by_rank.fetches <= by_worker.fetches
+    assert measures.distance
+    assert measures.distance.here == pytest.approx(1 / 3 if shuffle else 0, abs=0.01)
+
+
+def test_ten_billion_samples_are_surveyed_in_little_memory() -> None:
+    each = counts()
+    tracemalloc.start()
+    try:
+        surveyed(each, WORKERS_PER_RANK, shuffle=True)
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert peak < MEGABYTES * 10**6
+
+
+def test_every_shard_of_ten_billion_samples_is_read_by_one_worker_or_few() -> None:
+    by_worker, by_rank, _ = surveyed(counts(), WORKERS_PER_RANK, shuffle=True)
+    assert by_worker.shards.least is not None, "lanes with owners are not estimated"
+    assert SHARDS <= by_rank.fetches <= by_worker.fetches < 1.3 * SHARDS
 
 
 @pytest.mark.parametrize(("total", "window"), [(2**31 - 1, 1), (10**12, 1000), (2**61, 2**31)])
