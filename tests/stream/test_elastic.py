@@ -96,7 +96,7 @@ def uninterrupted(setting: dict[str, Any], state: dict[str, Any]) -> list[Sample
         *(
             pytest.param(tuple(RULES), tail, stops, marks=pytest.mark.slow)
             for tail in ("drop", "pad", "exact")
-            for stops in ((1, 1, 1), (4, 1, 1), (0, 4, 2), (5, 2, 0))
+            for stops in ((1, 1, 1), (4, 1, 1), (0, 4, 2), (4, 2, 0))
         ),
         # Less than a global batch is left for the last run.
         *(
