@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import io
 import tarfile
+import zlib
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -52,6 +54,18 @@ def make_images(folder: Path, count: int, *, classes: int = 4, seed: int = 0) ->
         Image.fromarray(coarse).resize((width, height), Image.Resampling.BICUBIC).save(path)
     ss.pack_images(source, folder / "packed", shard_size="40KB")
     return str(folder / "packed")
+
+
+def checksums(batch: Any) -> list[int]:
+    """One for each sample, of its pixels or of all fields of its graph."""
+    if "jpg" in batch:
+        return [zlib.crc32(image.numpy().tobytes()) for image in batch["jpg"]]
+    sums = []
+    for graph in batch["graph"].to_data_list():
+        fields = graph.to_dict()
+        tensors = [fields[name] for name in sorted(fields) if torch.is_tensor(fields[name])]
+        sums.append(zlib.crc32(b"".join(tensor.numpy().tobytes() for tensor in tensors)))
+    return sums
 
 
 def collect(batches: object) -> list[list[str]]:

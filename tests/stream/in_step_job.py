@@ -1,8 +1,10 @@
 """Run by torchrun: passes over several datasets, with a collective in every step.
 
 in_step_job.py OUT SETTINGS: SETTINGS is a JSON list of {name, url, workers, tail, shuffle, batch},
-with a cursor under `state` where a pass is to go on, and `stop` where it is to end early. Each rank
-writes OUT/rank.json: by name its steps, the keys of each, and the state after them.
+with a cursor under `state` where a pass is to go on, `stop` where it is to end early, `rule` for
+other lanes than the usual ones, `crop` for images cropped at random to so many pixels, and `sums`
+for a checksum of each sample. Each rank writes OUT/rank.json: by name its steps, the keys of each,
+and the state after them.
 """
 
 from __future__ import annotations
@@ -17,6 +19,9 @@ import torch
 import torch.distributed as dist
 
 import streamshard as ss
+from tests.stream.data import checksums
+
+WINDOWED = {"lanes": 6, "grain": 4, "window": 64}
 
 
 def run(setting: dict[str, Any]) -> dict[str, Any]:
@@ -25,9 +30,8 @@ def run(setting: dict[str, Any]) -> dict[str, Any]:
         batch_size=setting["batch"],
         tail=setting["tail"],
         shuffle=setting["shuffle"],
-        lanes=6 if setting["shuffle"] is True else None,
-        grain=4 if setting["shuffle"] is True else None,
-        window=64 if setting["shuffle"] is True else None,
+        decode={"jpg": ss.RandomResizedCrop(setting["crop"])} if "crop" in setting else None,
+        **setting.get("rule", WINDOWED if setting["shuffle"] is True else {}),
     )
     try:
         loader = ss.StreamLoader(dataset, num_workers=setting["workers"], prefetch=2)
@@ -47,7 +51,8 @@ def run(setting: dict[str, Any]) -> dict[str, Any]:
                 dist.all_reduce(count)
                 assert int(count) == len(batches) * dist.get_world_size()
                 mask = batch["__mask__"].tolist() if "__mask__" in batch else None
-                batches.append({"keys": batch["__key__"], "mask": mask})
+                sums = checksums(batch) if "sums" in setting else None
+                batches.append({"keys": batch["__key__"], "mask": mask, "sums": sums})
                 state = loader.state_dict()
                 if len(batches) == stop:
                     break

@@ -1,8 +1,9 @@
-"""Real kills at random moments: of workers under a living trainer, and of the trainer itself."""
+"""Real kills at random moments: of workers under a living trainer, and of whole trainings."""
 
 from __future__ import annotations
 
 import contextlib
+import itertools
 import json
 import os
 import random
@@ -11,7 +12,9 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import pytest
 
@@ -19,6 +22,7 @@ import streamshard as ss
 from tests.stream.data import collect, make_tars
 from tests.stream.test_workers import gone, pids, wait_until
 
+JOB = Path(__file__).with_name("killed_job.py")
 COUNTS = (200, 150, 250)
 
 
@@ -73,72 +77,128 @@ def test_workers_killed_at_random_moments_leave_no_gap(
     assert wait_until(lambda: all(map(gone, ended)), 5.0)
 
 
-TRAINER = """
-import json, os, sys, time
-import streamshard as ss
-url, log, state_file, workers, batch = *sys.argv[1:4], int(sys.argv[4]), int(sys.argv[5])
-dataset = ss.ShardDataset(
-    url, batch_size=batch, shuffle=True, tail="exact", lanes=2, grain=4, window=100
-)
-with ss.StreamLoader(dataset, num_workers=workers, prefetch=2) as loader:
-    if os.path.exists(state_file):
-        loader.load_state_dict(json.load(open(state_file)))
-    if loader.epoch == 0:
-        with open(log, "a") as out:
-            for batch in loader:
-                state = loader.state_dict()
-                # What was trained on, then the checkpoint, each in one write.
-                out.write(json.dumps([state["epoch"], state["position"], batch["__key__"]]) + "\\n")
-                out.flush()
-                with open(state_file + ".new", "w") as new:
-                    json.dump(state, new)
-                os.replace(state_file + ".new", state_file)
-                time.sleep(0.01)
-"""
+class Link(NamedTuple):
+    """The topology of one run of a chain."""
+
+    ranks: int
+    workers: int
+    batch_size: int
+
+
+class Ranks:
+    """The processes of one run; when the block is left, neither they nor their workers live."""
+
+    def __init__(self, url: str, folder: Path, run: int, link: Link) -> None:
+        self.logs = [folder / f"{run}-{rank}.log" for rank in range(link.ranks)]
+        self.errors = folder / f"{run}.errors"
+        command = [sys.executable, str(JOB), url, str(folder), str(run)]
+        command += [str(link.workers), str(link.batch_size)]
+        environment = {**os.environ, "PYTHONPATH": os.getcwd(), "OMP_NUM_THREADS": "1"}
+        environment |= {"WORLD_SIZE": str(link.ranks), "GLOO_SOCKET_IFNAME": "lo"}
+        self.processes: list[subprocess.Popen[bytes]] = []
+        try:
+            with self.errors.open("a") as errors:
+                for rank in range(link.ranks):
+                    # A session of its own, by which its workers are found.
+                    process = subprocess.Popen(
+                        command, env={**environment, "RANK": str(rank)}, stderr=errors,
+                        start_new_session=True,
+                    )  # fmt: skip
+                    self.processes.append(process)
+        except BaseException:
+            self.__exit__()
+            raise
+
+    def __enter__(self) -> Ranks:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        for process in self.processes:
+            process.kill()
+            process.wait()
+        for pid in self.living():
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+
+    def wait_for_a_step(self) -> None:
+        """Until rank 0 has logged one, or ended because nothing was left to do."""
+        log, first = self.logs[0], self.processes[0]
+        assert wait_until(
+            lambda: (log.exists() and log.stat().st_size > 0) or first.poll() is not None, 60
+        ), "no step in a minute"
+        statuses = [process.poll() for process in self.processes]
+        assert all(status in (None, 0) for status in statuses), self.errors.read_text()[-4000:]
+
+    def kill(self, ranks: Sequence[int]) -> int:
+        """Kill some; how many of them were alive."""
+        for rank in ranks:
+            self.processes[rank].kill()
+        return sum(self.processes[rank].wait() == -signal.SIGKILL for rank in ranks)
+
+    def living(self) -> list[int]:
+        """What lives in the ranks' sessions: they and their workers."""
+        sessions = {str(process.pid) for process in self.processes}
+        found = []
+        for folder in Path("/proc").glob("[0-9]*"):
+            with contextlib.suppress(OSError):
+                fields = (folder / "stat").read_text().rpartition(")")[2].split()
+                if fields[3] in sessions and fields[0] != "Z":
+                    found.append(int(folder.name))
+        return found
+
+    def received(self, saved: dict[str, Any]) -> list[str]:
+        """What the ranks logged of the steps that a state counts, in the order of the sequence."""
+        ranks = []
+        for log in self.logs:
+            lines = log.read_text().splitlines() if log.exists() else []
+            steps = [json.loads(line) for line in lines if line.endswith("]]")]
+            counted = [saved["epoch"], saved["position"]]
+            ranks.append([keys for *place, keys in steps if place <= counted])
+        return [key for step in zip(*ranks, strict=True) for keys in step for key in keys]
 
 
 @pytest.mark.parametrize(
     "seed", [0, *(pytest.param(seed, marks=pytest.mark.slow) for seed in range(1, 50))]
 )
-def test_a_trainer_killed_at_random_goes_on_from_its_last_state(
+def test_ranks_killed_at_random_go_on_from_the_last_state_on_another_topology(
     tars: str, tmp_path: Path, seed: int
 ) -> None:
-    """Another number of workers and another batch size after every kill."""
+    """Another number of ranks, of workers and another batch size after every kill."""
     dataset = ss.ShardDataset(
         tars, batch_size=7, shuffle=True, tail="exact", lanes=2, grain=4, window=100
     )
     expected = [key for keys in collect(ss.StreamLoader(dataset)) for key in keys]
     chance = random.Random(seed)
-    log, state = tmp_path / "log", tmp_path / "state.json"
+    state = tmp_path / "state.json"
     received: list[str] = []
-    kills = 0
-    while received != expected:
-        workers, batch = chance.choice([0, 1, 3]), chance.choice([4, 7, 10])
-        trainer = subprocess.Popen(
-            [sys.executable, "-c", TRAINER, tars, log, state, str(workers), str(batch)],
-            env={**os.environ, "PYTHONPATH": os.getcwd()}, stderr=subprocess.DEVNULL,
-        )  # fmt: skip
-        wait_for_a_line(log, trainer)
-        time.sleep(chance.uniform(0, 0.4))
-        trainer.kill()
-        kills += trainer.wait() == -signal.SIGKILL
+    kills, link = 0, Link(0, 0, 0)
+    for run in itertools.count():
+        link = another(link, chance)
+        with Ranks(tars, tmp_path, run, link) as ranks:
+            ranks.wait_for_a_step()
+            time.sleep(chance.uniform(0, 0.5))  # of about 0.9 seconds
+            order = chance.sample(range(link.ranks), link.ranks)
+            if chance.random() < 0.5:  # one first; the others find it gone, or are killed before
+                kills += ranks.kill(order[:1])
+                time.sleep(chance.uniform(0, 0.1))
+            kills += ranks.kill(order)
+            assert wait_until(lambda: not ranks.living(), 10), "a worker outlived its rank"
         if not state.exists():
-            log.unlink(missing_ok=True)  # killed before its first checkpoint
-            continue
-        # Only what the last saved state counts was trained on; a step after it is done again.
-        lines = [json.loads(line) for line in log.read_text().splitlines() if line[-1:] == "]"]
+            continue  # killed before the first checkpoint
         saved = json.loads(state.read_text())
-        kept = [line for line in lines if line[:2] <= [saved["epoch"], saved["position"]]]
-        received = [key for _, _, keys in kept for key in keys]
-        log.write_text("".join(json.dumps(line) + "\n" for line in kept))
-        assert received == expected[: len(received)]
-        assert saved["epoch"] == 0 or received == expected
+        received += ranks.received(saved)
+        assert received == expected[: len(received)], f"a duplicate or a gap after {link}"
+        if saved["epoch"] == 1:
+            break
+        assert len(received) == saved["position"]
+    assert received == expected
     assert kills, "it ended before it could be killed"
 
 
-def wait_for_a_line(log: Path, trainer: subprocess.Popen[bytes]) -> None:
-    """Until the trainer has written something, or ended."""
-    before = log.stat().st_size if log.exists() else 0
-    wait_until(
-        lambda: (log.exists() and log.stat().st_size > before) or trainer.poll() is not None, 60
+def another(link: Link, chance: random.Random) -> Link:
+    """A topology that differs in everything."""
+    return Link(
+        chance.choice([ranks for ranks in (1, 2, 3) if ranks != link.ranks]),
+        chance.choice([workers for workers in (0, 1, 3) if workers != link.workers]),
+        chance.choice([size for size in (4, 7, 10) if size != link.batch_size]),
     )

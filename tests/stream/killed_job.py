@@ -1,0 +1,69 @@
+"""One rank of a training that will be killed: killed_job.py URL FOLDER RUN WORKERS BATCH
+
+All ranks of a run meet in every step. Each logs what it received to FOLDER/RUN-RANK.log before they
+meet; rank 0 saves the state to FOLDER/state.json after. RANK and WORLD_SIZE are torchrun's.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import sys
+import time
+from datetime import timedelta
+from pathlib import Path
+
+import torch
+import torch.distributed as dist
+
+import streamshard as ss
+
+LIMIT_SECONDS = 60
+SECONDS_PER_SAMPLE = 0.0015  # so that an epoch takes as long on any topology
+
+
+def train(loader: ss.StreamLoader, log: Path, state_file: Path) -> None:
+    """The rest of epoch 0."""
+    with log.open("w") as out:
+        for batch in loader:
+            state = loader.state_dict()
+            out.write(json.dumps([state["epoch"], state["position"], batch["__key__"]]) + "\n")
+            out.flush()
+            met = torch.ones(1)
+            dist.all_reduce(met)
+            assert int(met) == dist.get_world_size()
+            if dist.get_rank() == 0:
+                new = state_file.with_suffix(".new")
+                new.write_text(json.dumps(state))
+                new.replace(state_file)
+            time.sleep(SECONDS_PER_SAMPLE * len(batch["__key__"]) * dist.get_world_size())
+
+
+def main() -> None:
+    # Whatever becomes of the test, this process ends, and its workers with it.
+    signal.alarm(LIMIT_SECONDS)
+    url, folder, run = sys.argv[1], Path(sys.argv[2]), sys.argv[3]
+    workers, batch_size = map(int, sys.argv[4:])
+    dist.init_process_group(
+        "gloo",
+        init_method=f"file://{folder}/{run}.store",
+        rank=int(os.environ["RANK"]),
+        world_size=int(os.environ["WORLD_SIZE"]),
+        timeout=timedelta(seconds=20),
+    )
+    dataset = ss.ShardDataset(
+        url, batch_size=batch_size, shuffle=True, tail="exact", lanes=2, grain=4, window=100
+    )
+    state_file = folder / "state.json"
+    with ss.StreamLoader(dataset, num_workers=workers, prefetch=2) as loader:
+        if state_file.exists():
+            loader.load_state_dict(json.loads(state_file.read_text()))
+        if loader.epoch == 0:
+            train(loader, folder / f"{run}-{dist.get_rank()}.log", state_file)
+    dist.barrier()
+    dist.destroy_process_group()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,59 @@
+"""Benchmarks: this project and its peers on the same data, in turns, in one run.
+
+tools/bench images    JPEGs of its own making: decode, crop to 224, batch
+tools/bench graphs    random molecules of about 23 nodes, batches of 128
+tools/bench plan      10 billion samples in a million shards; smaller ones beside MosaicML's planner
+tools/bench details   what DESIGN.md's decisions weigh against each other
+
+Machines are noisy, so absolute figures mean little: quote the ratios of one run.
+"""
+
+import argparse
+import importlib
+import json
+import os
+import platform
+import re
+import shutil
+import sys
+import tempfile
+from importlib.metadata import version
+from pathlib import Path
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        prog="tools/bench",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("what", choices=["images", "graphs", "plan", "details"])
+    parser.add_argument("--workers", type=int, default=2)
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--json", metavar="FILE")
+    args = parser.parse_args()
+    folder = Path(tempfile.mkdtemp(prefix="streamshard-bench-"))
+    try:
+        # Imported only now, so that each benchmark needs what it measures and no more.
+        benchmark = importlib.import_module(args.what)
+        figures = benchmark.measure(folder, args.workers, args.rounds)
+    finally:
+        shutil.rmtree(folder)
+    if args.json:
+        pins = (Path(__file__).parent / "peers").glob("*.txt")
+        names = ("torch", "numpy", "webdataset", "torch_geometric", "streamshard")
+        machine = {"cores": os.cpu_count(), "machine": platform.machine(), "python": sys.version}
+        versions = {name: version(name) for name in names}
+        peers = {path.stem: re.findall(r"^\w.*==.*$", path.read_text(), re.M) for path in pins}
+        result = {
+            "what": args.what,
+            "figures": figures,
+            "machine": machine,
+            "versions": versions,
+            "peers": peers,
+        }
+        Path(args.json).write_text(json.dumps(result, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,69 @@
+"""What DESIGN.md's decisions weigh: when headers are checked, and the permutation."""
+
+import os
+import statistics
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+
+import streamshard as ss
+from streamshard.plan import permute
+from streamshard.shard import tar
+
+COUNT, NBYTES = 2000, 110_000
+
+
+def timed(run: Callable[[], object], rounds: int) -> float:
+    seconds = []
+    for _ in range(rounds):
+        begin = time.perf_counter()
+        run()
+        seconds.append(time.perf_counter() - begin)
+    return statistics.median(seconds)
+
+
+def check(number: int, block: bytes) -> None:
+    assert tar.check_header(block, f"{number:06d}.bin", NBYTES) is None
+
+
+def headers(folder: Path, rounds: int) -> dict[str, float]:
+    """Read and checked at once when a shard is opened, or checked with what is read anyway."""
+    with ss.ShardWriter(str(folder / "data")) as writer:
+        for number in range(COUNT):
+            writer.write({"__key__": f"{number:06d}", "bin": b"x" * NBYTES})
+    offsets = ss.open(str(folder / "data")).extent(0, "bin").offset.tolist()
+    descriptor = os.open(folder / "data" / "shard-000000.tar", os.O_RDONLY)
+
+    def read(offset: int) -> bytes:
+        return os.pread(descriptor, tar.BLOCK, offset - tar.BLOCK)
+
+    def at_once() -> None:
+        for number, offset in enumerate(offsets):
+            check(number, read(offset))
+
+    blocks = [read(offset) for offset in offsets]
+
+    def with_data() -> None:
+        for number, block in enumerate(blocks):
+            check(number, block)
+
+    figures = {
+        f"ms to check {COUNT:,} headers at once": timed(at_once, rounds) * 1e3,
+        "us to check one with its data": timed(with_data, rounds) / COUNT * 1e6,
+    }
+    os.close(descriptor)
+    return figures
+
+
+def measure(folder: Path, workers: int, rounds: int) -> dict[str, float]:
+    del workers  # all of it in this process
+    places, sizes = np.arange(4096), np.full(4096, 9000)
+    keys = permute.key_of(places % 24)
+    seconds = timed(lambda: permute.permute(places, sizes, keys), rounds)
+    figures = headers(folder, rounds)
+    figures["us to permute 128 of 4,096 places"] = seconds / 32 * 1e6
+    for name, value in figures.items():
+        print(f"{name:36} {value:,.3f}")
+    return figures
