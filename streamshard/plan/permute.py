@@ -22,6 +22,7 @@ _GOLDEN = np.uint64(0x9E3779B97F4A7C15)
 _MULTIPLIERS = np.uint64(0xBF58476D1CE4E5B9), np.uint64(0x94D049BB133111EB)
 _SHIFTS = np.uint64(30), np.uint64(27), np.uint64(31)
 _ROUNDS = 8  # even
+_AT_ONCE = 2**16  # places, so that the rounds' intermediate arrays stay small
 # Up to here by sorting hashes: few things have few permutations, and a network does not reach all
 # of them evenly (of nine things, for one, only the even ones).
 _SORTED = 32
@@ -73,9 +74,18 @@ def unpermute(place: NDArray[np.int64], size: NDArray[np.int64], key: U64) -> ND
 def _moved(
     place: NDArray[np.int64], size: NDArray[np.int64], key: U64, few_by: Move, many_by: Move
 ) -> NDArray[np.int64]:
-    result = np.array(place, np.uint64)
-    sizes = np.broadcast_to(size.astype(np.uint64), result.shape)
-    keys = np.broadcast_to(key, result.shape)
+    sizes, keys = np.broadcast_to(size, place.shape), np.broadcast_to(key, place.shape)
+    moved = np.empty(place.shape, np.int64)
+    for begin in range(0, len(place), _AT_ONCE):
+        now = slice(begin, begin + _AT_ONCE)
+        moved[now] = _moved_at_once(place[now], sizes[now], keys[now], few_by, many_by)
+    return moved
+
+
+def _moved_at_once(
+    place: NDArray[np.int64], size: NDArray[np.int64], keys: U64, few_by: Move, many_by: Move
+) -> U64:
+    result, sizes = place.astype(np.uint64), size.astype(np.uint64)
     few = sizes <= np.uint64(_SORTED)
     result[few] = few_by(result[few], sizes[few], keys[few])
     todo = np.flatnonzero(~few)
@@ -83,7 +93,7 @@ def _moved(
         # At most one cell in sqrt(size) lies past the end, so this loop nearly always ends at once.
         result[todo] = many_by(result[todo], sizes[todo], keys[todo])
         todo = todo[result[todo] >= sizes[todo]]
-    return result.astype(np.int64)
+    return result
 
 
 def _ranks(place: U64, size: U64, key: U64) -> U64:
