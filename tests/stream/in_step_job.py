@@ -1,10 +1,10 @@
 """Run by torchrun: passes over several datasets, with a collective in every step.
 
 in_step_job.py OUT SETTINGS: SETTINGS is a JSON list of {name, url, workers, tail, shuffle, batch},
-where url is a dict of URLs for a mixture, with a cursor under `state` where a pass is to go on, `stop`
-where it is to end early, `rule` for other lanes than the usual ones, `crop` for images cropped at
-random to so many pixels, and `sums` for a checksum of each sample. Each rank writes OUT/rank.json: by
-name its steps, the keys of each, and the state after them.
+where url is a dict of URLs for a mixture, with a cursor under `state` where a pass is to go on,
+`stop` where it is to end early, `rule` for other lanes than the usual ones, `crop` for images
+cropped at random to so many pixels, and `sums` for a checksum of each sample. Each rank writes
+OUT/rank.json: by name its steps, the keys of each, and the state after them.
 """
 
 from __future__ import annotations
