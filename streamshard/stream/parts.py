@@ -5,19 +5,22 @@ from __future__ import annotations
 import random
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any, Protocol, Self
+from typing import Any, Protocol
 
 import numpy as np
 import torch
 
 from streamshard.codec.base import Form
 from streamshard.codec.graph import GraphCodec
+from streamshard.codec.pyg import with_fields
 from streamshard.codec.registry import codec_of
 from streamshard.errors import DamagedError, SampleError, UsageError
+from streamshard.plan.order import Ints, Places
+from streamshard.shard.index import MISSING
 from streamshard.shard.manifest import Part
 from streamshard.stream.block import BlockBuilder
 from streamshard.stream.collate import Inferred, add_formed, add_listed
-from streamshard.stream.graphs import GraphRows, add_graphs
+from streamshard.stream.graphs import GraphRows, Graphs, Layouter
 from streamshard.stream.reader import Shards
 from streamshard.stream.source import Decoder
 
@@ -51,8 +54,11 @@ class PartReader(Protocol):
     def value(self, place: Place) -> Any:
         """The decoded value, for a transform."""
 
-    def add(self, builder: BlockBuilder, name: str, values: Sequence[Any]) -> None:
-        """One column of what was collected."""
+    def gather(self, where: Places) -> Any | None:
+        """What the batch collects of all samples at once; None where that can't be had so."""
+
+    def add(self, builder: BlockBuilder, name: str, values: Any) -> None:
+        """One column of what was collected, one by one or at once."""
 
     def joined(self, others: Sequence[PartReader]) -> PartReader | None:
         """What lays out values of this reader and of other sources' together.
@@ -73,7 +79,7 @@ def part_reader(shards: Shards, part: str, decode: Mapping[str, Decoder]) -> Par
         decode: By part, what becomes of it.
 
     Raises:
-        UsageError: A decoder is given for one of several choices only.
+        UsageError: A decoder is given for one of several choices only, or for another codec.
     """
     decoder = decode.get(part)
     if decoder is None and ";" in part and set(part.split(";")) & set(decode):
@@ -81,8 +87,10 @@ def part_reader(shards: Shards, part: str, decode: Mapping[str, Decoder]) -> Par
     there = shards.manifest.parts
     choices = [(name, there[name]) for name in part.split(";") if name in there]
     codecs = {codec_of(spec.suffix).name for _, spec in choices}
-    if decoder is None and codecs == {"graph"}:
-        return _Graphs(shards, *choices[0])
+    if isinstance(decoder, Graphs) and codecs != {"graph"}:
+        raise UsageError(f"ss.Graphs is for graphs; part {part!r} is of codec {min(codecs)}")
+    if isinstance(decoder, Graphs) or (decoder is None and codecs == {"graph"}):
+        return GraphReader(shards, *choices[0], decoder or Graphs())
     if decoder is None and codecs == {"int"} and len(choices) == 1 and not choices[0][1].optional:
         return _Ints(shards, choices[0][0])
     may_lack = len(choices) == 1 and choices[0][1].optional
@@ -103,17 +111,27 @@ class _Ints:
 
     def __init__(self, shards: Shards, part: str) -> None:
         self._shards, self._part = shards, part
+        self._sources: Sequence[_Ints] = [self]
 
     def read(self, place: Place) -> int:
         return int(self._shards.index(place.shard).fact(self._part)[place.row])
 
     value = read
 
-    def add(self, builder: BlockBuilder, name: str, values: Sequence[int]) -> None:
-        builder.tensor(name, np.array(values, np.int64))
+    def gather(self, where: Places) -> Ints:
+        values = np.empty(len(where.rows), np.int64)
+        for source, shard, chosen in _by_shard(where):
+            reader = self._sources[source]
+            values[chosen] = reader._shards.index(shard).fact(reader._part)[where.rows[chosen]]
+        return values
 
-    def joined(self, others: Sequence[PartReader]) -> Self | None:
-        return self if all(isinstance(other, _Ints) for other in others) else None
+    def add(self, builder: BlockBuilder, name: str, values: Sequence[int] | Ints) -> None:
+        builder.tensor(name, np.asarray(values, np.int64))
+
+    def joined(self, others: Sequence[PartReader]) -> _Ints | None:
+        together = _Ints(self._shards, self._part)
+        together._sources = [self, *(other for other in others if isinstance(other, _Ints))]
+        return together if len(together._sources) > len(others) else None
 
 
 class _Decoded:
@@ -123,7 +141,7 @@ class _Decoded:
         self,
         shards: Shards,
         choices: Sequence[tuple[str, Part]],
-        decoder: Decoder | None,
+        decoder: Callable[..., Any] | None,
         form: Form | None,
     ) -> None:
         self._shards, self._choices = shards, choices
@@ -146,6 +164,9 @@ class _Decoded:
 
     value = read
 
+    def gather(self, where: Places) -> None:
+        """See `PartReader`: every sample is decoded by itself."""
+
     def add(self, builder: BlockBuilder, name: str, values: Sequence[Any]) -> None:
         if self._form is not None:
             add_formed(builder, name, self._form, values)
@@ -165,7 +186,7 @@ class Called(_Decoded):
     """A part whose decoded value goes through the user's own callable."""
 
     def __init__(
-        self, shards: Shards, choices: Sequence[tuple[str, Part]], function: Decoder
+        self, shards: Shards, choices: Sequence[tuple[str, Part]], function: Callable[..., Any]
     ) -> None:
         super().__init__(shards, choices, None, None)
         self._function, self._inferred = function, Inferred()
@@ -190,16 +211,16 @@ class Called(_Decoded):
         self._inferred.add(builder, name, values)
 
 
-class _Graphs:
-    """Graphs: their bytes are collected as they lie, and put together all at once."""
+class GraphReader:
+    """Graphs: where their bytes lie is collected, and all are put together at once."""
 
-    def __init__(self, shards: Shards, name: str, part: Part) -> None:
-        self._shards, self._name, self._part = shards, name, part
-        self._sources: Sequence[_Graphs] = [self]
-        self._schema = part.schema
+    def __init__(self, shards: Shards, name: str, part: Part, choice: Graphs) -> None:
+        self._shards, self._name, self._part, self._choice = shards, name, part, choice
+        self._sources: Sequence[GraphReader] = [self]
+        self._layouter = Layouter(part.schema, choice)
 
     def read(self, place: Place) -> tuple[memoryview, int, int, int]:
-        """The graph's bytes, and where they lie."""
+        """The graph's bytes, checked, and where they lie."""
         data = self._shards.view(place.shard, place.row, self._name)
         if data is None:
             where = self._shards.at(place.shard, place.row, self._name)
@@ -207,40 +228,82 @@ class _Graphs:
         return data, place.source, place.shard, place.row
 
     def value(self, place: Place) -> Any:
-        """A `Data` of its own."""
+        """A `Data` of its own, with the chosen fields."""
         data = bytes(self.read(place)[0])
-        return self._shards.decode(place.shard, place.row, self._name, self._part, data)
+        graph = self._shards.decode(place.shard, place.row, self._name, self._part, data)
+        return with_fields(graph, self._choice.chosen(self._part.schema))
 
-    def add(
-        self, builder: BlockBuilder, name: str, values: Sequence[tuple[memoryview, int, int, int]]
-    ) -> None:
-        places = np.array([place for _, *place in values], np.int64).reshape(-1, 3)
-        fields = self._schema["fields"]
-        names = ["nodes", "base"]
-        names += [f"rows:{field}" for field in fields if fields[field]["cat_dim"] is not None]
-        names += [f"inc:{field}" for field in fields if fields[field]["inc"]]
-        # An increment that is zero in a whole shard has no column there.
-        facts = {fact: np.zeros(len(values), np.int64) for fact in names}
-        for number, shard in np.unique(places[:, :2], axis=0).tolist():
-            source = self._sources[number if len(self._sources) > 1 else 0]
-            index = source._shards.index(shard)
-            chosen = (places[:, 0] == number) & (places[:, 1] == shard)
-            for fact, column in facts.items():
-                if index.has_fact(source._name, fact):
-                    column[chosen] = index.fact(source._name, fact)[places[chosen, 2]]
-        graphs = GraphRows([data for data, *_ in values], facts)
-        add_graphs(builder, name, self._schema, graphs)
+    def gather(self, where: Places) -> GraphRows | None:
+        """All graphs of a batch at once, where their shards are local and whole, else None."""
+        facts = np.empty((len(self._layouter.facts), len(where.rows)), np.int64)
+        begins = np.empty(len(where.rows), np.int64)
+        data: list[memoryview] = [memoryview(b"")] * len(where.rows)
+        for source, shard, chosen in _by_shard(where):
+            reader = self._sources[source]
+            memory = reader._shards.whole(shard)
+            if memory is None:
+                return None
+            rows = where.rows[chosen]
+            extent = reader._shards.extent(shard, reader._name)
+            if reader._part.optional and (extent.size[rows] == MISSING).any():
+                return None
+            begins[chosen] = extent.offset[rows]
+            facts[:, chosen] = self._facts(source, shard, rows)
+            for number in chosen.tolist():
+                data[number] = memory
+        return GraphRows(data, begins, facts)
 
-    def joined(self, others: Sequence[PartReader]) -> _Graphs | None:
+    def _facts(self, source: int, shard: int, rows: Ints) -> Ints:
+        """(facts, rows) int64: what the index keeps of some graphs."""
+        reader = self._sources[source]
+        names, matrix = reader._shards.index(shard).matrix(reader._name)
+        wanted = np.array([names.get(fact, -1) for fact in self._layouter.facts])
+        found: Ints = matrix[wanted[:, None], rows]
+        found[wanted < 0] = 0  # an increment that is zero in a whole shard has no column there
+        return found
+
+    def add(self, builder: BlockBuilder, name: str, values: Any) -> None:
+        """See `PartReader`; takes what `gather` gave, too."""
+        if not isinstance(values, GraphRows):
+            values = self._collected(values)
+        self._layouter.add(builder, name, values)
+
+    def _collected(self, values: Sequence[tuple[memoryview, int, int, int]]) -> GraphRows:
+        """What was read one by one, as `gather` gives it."""
+        places = np.array([place for _, *place in values], np.int64).reshape(-1, 3).T
+        facts = np.empty((len(self._layouter.facts), len(values)), np.int64)
+        for source, shard, chosen in _by_shard(Places(*places)):
+            facts[:, chosen] = self._facts(source, shard, places[2][chosen])
+        begins = np.zeros(len(values), np.int64)
+        return GraphRows([data for data, *_ in values], begins, facts)
+
+    def joined(self, others: Sequence[PartReader]) -> GraphReader | None:
         """See `PartReader`; graphs of several sources must have the same fields."""
-        graphs = [other for other in others if isinstance(other, _Graphs)]
+        graphs = [other for other in others if isinstance(other, GraphReader)]
         if len(graphs) < len(others):
             return None
-        together = _Graphs(self._shards, self._name, self._part)
-        together._sources = [self, *graphs]
+        if any(other._choice != self._choice for other in graphs):
+            raise ValueError("the sources choose other fields (ss.Graphs)")
+        schema = self._part.schema
         for other in graphs:
-            together._schema = GraphCodec().merge(together._schema, other._schema)
+            schema = GraphCodec().merge(schema, other._part.schema)
+        together = GraphReader(self._shards, self._name, self._part, self._choice)
+        together._sources = [self, *graphs]
+        together._layouter = Layouter(schema, self._choice)
         return together
+
+
+def _by_shard(where: Places) -> Iterator[tuple[int, int, Ints]]:
+    """Each shard of each source, and which of the places lie in it."""
+    sources, shards, _ = where
+    if len(shards) and (shards == shards[0]).all() and (sources == sources[0]).all():
+        yield int(sources[0]), int(shards[0]), np.arange(len(shards))
+        return
+    order = np.lexsort((shards, sources))
+    steps = np.flatnonzero((np.diff(shards[order]) != 0) | (np.diff(sources[order]) != 0)) + 1
+    for chosen in np.split(order, steps):
+        if len(chosen):
+            yield int(sources[chosen[0]]), int(shards[chosen[0]]), chosen
 
 
 class Mixed:
@@ -260,6 +323,10 @@ class Mixed:
     def value(self, place: Place) -> Any:
         """See `PartReader`."""
         return self._readers[place.source].value(place)
+
+    def gather(self, where: Places) -> Any | None:
+        """See `PartReader`."""
+        return None if self._joined is None else self._joined.gather(where)
 
     def add(self, builder: BlockBuilder, name: str, values: Sequence[Any]) -> None:
         """See `PartReader`."""

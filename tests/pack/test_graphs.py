@@ -175,7 +175,10 @@ BAD = {
     "not-json": (ring(3, name={1, 2}), "json"),
     "sparse": (ring(3).update({"x": torch.eye(3).to_sparse()}), "field 'x' .*not a dense tensor"),
     "nodes-unknown": (Data(edge_index=torch.tensor([[0], [1]])), "number of nodes is not known"),
-    "hetero": (HeteroData(paper={"x": torch.zeros(2, 3)}), "HeteroData is not a PyG Data"),
+    "hetero": (
+        HeteroData(paper={"x": torch.zeros(2, 3)}),
+        "node types \\[.paper.\\], in the graphs before",
+    ),
     "no-graph": ({"x": 3}, "dict is not a PyG Data"),
     "none": (None, "NoneType is not a PyG Data"),
 }
