@@ -44,8 +44,9 @@ class GraphCodec:
 
     The schema has `fields`, in the order of PyG's stores: dtype, shape with null for the dimension
     that varies, `cat_dim` (null where graphs are stacked), `inc`, how many increments there are,
-    and `narrow` where integers are; `layout`, the fields in the order of the bytes; `num_nodes`,
-    by type whether the graph had it set; and `edge_types`.
+    `narrow` where integers are, and `was`, the dtype that edges had where they were widened;
+    `layout`, the fields in the order of the bytes; `num_nodes`, by type whether the graph had it
+    set; and `edge_types`.
     """
 
     name = "graph"
@@ -133,6 +134,8 @@ class GraphCodec:
             store, name = parted(field.name)
             if name == "edge_index":
                 _check_edges(field, *_ends(store, nodes))
+            elif field.increments:
+                _check_indices(field, nodes.get(store, 0) if name == "face" else None)
             floating = field.tensor.is_floating_point() or field.tensor.is_complex()
             if floating and not self._allow_nan and not bool(field.tensor.isfinite().all()):
                 raise ValueError(
@@ -154,6 +157,16 @@ def _check_edges(field: Field, sources: int, destinations: int) -> None:
             raise ValueError(f"{field.name} points at node {odd} of a graph of {nodes} nodes")
 
 
+def _check_indices(field: Field, nodes: int | None) -> None:
+    """Refuse indices below 0, and where they are of nodes, past the last."""
+    if not field.tensor.numel():
+        return
+    low, high = int(field.tensor.min()), int(field.tensor.max())
+    if low < 0 or (nodes is not None and high >= nodes):
+        of = "" if nodes is None else f" of a graph of {nodes} nodes"
+        raise ValueError(f"{field.name} points at {low if low < 0 else high}{of}")
+
+
 def _edges(field: Field) -> int:
     return field.tensor.shape[1] if parted(field.name)[1] == "edge_index" else 0
 
@@ -168,6 +181,7 @@ def _spec(field: Field) -> dict[str, Any]:
         "shape": shape,
         "cat_dim": field.cat_dim,
         "inc": len(field.increments),
+        **({"was": field.was} if field.was else {}),
     }
 
 
@@ -192,8 +206,8 @@ def _merged(name: str, one: Mapping[str, Any], other: Mapping[str, Any]) -> dict
         raise ValueError(
             f"field {name!r} has {other['inc']} increments, in the graphs before {one['inc']}"
         )
-    narrow = {"narrow": True} if one.get("narrow") or other.get("narrow") else {}
-    return {**one, "inc": max(one["inc"], other["inc"]), **narrow}
+    # What is said of a field where some graph needs it: `narrow` and `was`.
+    return {**other, **one, "inc": max(one["inc"], other["inc"])}
 
 
 def _narrowed(tensor: torch.Tensor) -> tuple[torch.Tensor, int]:

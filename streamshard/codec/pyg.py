@@ -29,12 +29,14 @@ class Field(NamedTuple):
         cat_dim: The dimension of concatenation, from the front; None where graphs are stacked.
         increments: What the indices of the graphs behind are raised by: nothing, one number, or one
             for each of the tensor's rows.
+        was: The dtype that it had where it was widened, else "".
     """
 
     name: str
     tensor: torch.Tensor
     cat_dim: int | None
-    increments: tuple[int, ...]
+    increments: tuple[int, ...] = ()
+    was: str = ""
 
 
 class NodeCount(NamedTuple):
@@ -142,10 +144,11 @@ def _fields(data: Any, store: Any, key: str) -> Iterator[Field]:
             raise ValueError(f"field {full!r} is a {type(value).__name__}, not a dense tensor")
         if "/" in name:
             raise ValueError(f"field {full!r}: names of fields have no slash")
-        tensor = value.detach().cpu()
+        tensor, was = value.detach().cpu(), ""
         if name == "edge_index":
+            was = "int32" if tensor.dtype == torch.int32 else ""
             tensor = _checked_edges(full, tensor)
-        yield Field(full, tensor, _cat_dim(data, store, full, tensor), ())
+        yield Field(full, tensor, _cat_dim(data, store, full, tensor), was=was)
 
 
 def _checked_edges(name: str, edges: torch.Tensor) -> torch.Tensor:

@@ -205,4 +205,15 @@ def pack_graphs(
         overwrite=overwrite,
         storage_options=storage_options,
     )
-    return pack(graphs, writer, on_error=on_error, progress=progress)
+    summary = pack(graphs, writer, on_error=on_error, progress=progress)
+    summary.notes += _widened(writer.manifest.parts["graph"].schema)
+    return summary
+
+
+def _widened(schema: Mapping[str, Any]) -> list[str]:
+    """What to say of edges that were narrower than PyG's operators take them."""
+    return [
+        f"{name} was {spec['was']} in some graphs, and is kept as {spec['dtype']}"
+        for name, spec in schema["fields"].items()
+        if "was" in spec
+    ]
