@@ -13,7 +13,7 @@ __version__ = "0.1.0"
 _HOMES = {
     "Batch": "streamshard.stream.batch",
     "CenterCrop": "streamshard.codec.crop",
-    "Graphs": "streamshard.stream.graphs",
+    "Graphs": "streamshard.stream.choice",
     "Mixture": "streamshard.stream.mixture",
     "RandomResizedCrop": "streamshard.codec.crop",
     "Resize": "streamshard.codec.crop",
@@ -57,8 +57,8 @@ if TYPE_CHECKING:
     from streamshard.pack.writer import ShardWriter
     from streamshard.plan.share import World
     from streamshard.stream.batch import Batch
+    from streamshard.stream.choice import Graphs
     from streamshard.stream.dataset import ShardDataset
-    from streamshard.stream.graphs import Graphs
     from streamshard.stream.loader import StreamLoader
     from streamshard.stream.mixture import Mixture
     from streamshard.stream.reader import Shards as open

@@ -13,15 +13,9 @@ from streamshard.errors import DamagedError, SampleError, UsageError
 from streamshard.plan.order import Ints, Places, sample_seeds
 from streamshard.stream.block import Allocate, Block, BlockBuilder
 from streamshard.stream.collate import Inferred
-from streamshard.stream.parts import (
-    Called,
-    Mixed,
-    PartReader,
-    Place,
-    generators_kept,
-    named,
-    part_reader,
-)
+from streamshard.stream.mixed import Mixed
+from streamshard.stream.parts import PartReader, Place, generators_kept, named
+from streamshard.stream.readers import Called, part_reader
 from streamshard.stream.source import Source, refuse_other_classes
 
 KEY, MASK, SOURCE = "__key__", "__mask__", "__source__"

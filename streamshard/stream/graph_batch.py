@@ -4,16 +4,52 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from functools import cache, partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 
 from streamshard.codec.pyg import parted
 from streamshard.stream.block import Block, Column
-from streamshard.stream.graphs import Shape, Table
 
 if TYPE_CHECKING:
     from torch_geometric.data import Batch
+
+
+class Table(NamedTuple):
+    """By what a field of a batch is taken apart again.
+
+    Attributes:
+        field: Its name.
+        rows: The row of the block's table that holds its length in each graph; -1 where it is 1.
+        increments: The rows that hold its increments.
+        dims: Dimensions of a graph's tensor.
+    """
+
+    field: str
+    rows: int
+    increments: tuple[int, ...]
+    dims: int
+
+
+class Shape(NamedTuple):
+    """What a batch of graphs is made of; goes with every block.
+
+    Attributes:
+        graphs: How many.
+        entries: Names of the block's tensors, store in front.
+        tables: By what the fields are taken apart.
+        nodes: Node types ("" in a `Data`), and the row of the table that holds how many there are;
+            -1 where graphs had no `num_nodes` set.
+        edge_types: Of a `HeteroData`.
+        cat_dims: Fields that are not concatenated as PyG would, and how they are.
+    """
+
+    graphs: int
+    entries: tuple[str, ...]
+    tables: tuple[Table, ...]
+    nodes: tuple[tuple[str, int], ...]
+    edge_types: tuple[str, ...]
+    cat_dims: tuple[tuple[str, int | None], ...]
 
 
 class Lazy(Mapping[Any, Any]):

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from itertools import groupby
 from typing import Any, NamedTuple
 
@@ -18,57 +17,12 @@ import torch
 from numpy.typing import NDArray
 
 from streamshard.codec.pyg import NODES, joined, parted
-from streamshard.errors import UsageError
 from streamshard.stream.block import BlockBuilder
+from streamshard.stream.choice import Graphs
+from streamshard.stream.graph_batch import Shape, Table
 
 Ints = NDArray[np.int64]
 _ONE = -1  # the row of ones in a matrix of facts
-
-
-@dataclass(frozen=True)
-class Graphs:
-    """Which fields of graphs a batch has: `decode={"graph": ss.Graphs(fields=("x", "y"))}`.
-
-    Names are those of PyG's attributes, in a `HeteroData` of all its stores, or with the store in
-    front (`paper/x`, `author/writes/paper/edge_index`). Local shards are read only where the fields
-    asked for lie. A transform gets graphs with these fields, and what it returns is batched by PyG.
-
-    Attributes:
-        fields: The fields to read; None for all. Nodes are counted in any case.
-        follow_batch: Fields that get `NAME_batch` and `NAME_ptr`, as in `Batch.from_data_list`.
-        exclude_keys: Fields to leave out, likewise.
-    """
-
-    fields: Sequence[str] | None = None
-    follow_batch: Sequence[str] = ()
-    exclude_keys: Sequence[str] = ()
-
-    def chosen(self, schema: Mapping[str, Any]) -> list[str]:
-        """The fields of a schema that are wanted, in its order.
-
-        Raises:
-            UsageError: A name is no field.
-        """
-        there = list(schema["fields"])
-        for name in (*(self.fields or ()), *self.follow_batch):
-            if not any(_names(name, field) for field in there):
-                raise UsageError(f"graphs have no field {name!r}; they have {', '.join(there)}")
-        wanted = there
-        if self.fields is not None:
-            wanted = [field for field in there if _any_names(self.fields, field)]
-        return [field for field in wanted if not _any_names(self.exclude_keys, field)]
-
-    def is_followed(self, field: str) -> bool:
-        """Whether a field gets a batch vector of its own."""
-        return _any_names(self.follow_batch, field)
-
-
-def _names(name: str, field: str) -> bool:
-    return name in (field, parted(field)[1])
-
-
-def _any_names(names: Sequence[str], field: str) -> bool:
-    return any(_names(name, field) for name in names)
 
 
 class GraphRows(NamedTuple):
@@ -83,43 +37,6 @@ class GraphRows(NamedTuple):
     data: Sequence[memoryview]
     begins: Ints
     facts: Ints
-
-
-class Table(NamedTuple):
-    """By what a field of a batch is taken apart again.
-
-    Attributes:
-        field: Its name.
-        rows: The row of the block's table that holds its length in each graph; -1 where it is 1.
-        increments: The rows that hold its increments.
-        dims: Dimensions of a graph's tensor.
-    """
-
-    field: str
-    rows: int
-    increments: tuple[int, ...]
-    dims: int
-
-
-class Shape(NamedTuple):
-    """What a batch of graphs is made of; goes with every block.
-
-    Attributes:
-        graphs: How many.
-        entries: Names of the block's tensors, store in front.
-        tables: By what the fields are taken apart.
-        nodes: Node types ("" in a `Data`), and the row of the table that holds how many there are;
-            -1 where graphs had no `num_nodes` set.
-        edge_types: Of a `HeteroData`.
-        cat_dims: Fields that are not concatenated as PyG would, and how they are.
-    """
-
-    graphs: int
-    entries: tuple[str, ...]
-    tables: tuple[Table, ...]
-    nodes: tuple[tuple[str, int], ...]
-    edge_types: tuple[str, ...]
-    cat_dims: tuple[tuple[str, int | None], ...]
 
 
 class _Field(NamedTuple):

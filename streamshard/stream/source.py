@@ -9,7 +9,7 @@ from typing import Any
 
 from streamshard.errors import UsageError
 from streamshard.plan.order import Shuffle
-from streamshard.stream.graphs import Graphs
+from streamshard.stream.choice import Graphs
 from streamshard.stream.reader import Shards
 from streamshard.stream.view import View
 
