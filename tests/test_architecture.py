@@ -121,6 +121,6 @@ def test_all_names_cost_little_on_top_of_torch() -> None:
     code = (
         "import time, torch; from torch.utils.data import DataLoader; begin = time.process_time()\n"
         "import streamshard as ss; [getattr(ss, name) for name in ss.__all__]\n"
-        "print(time.process_time() - begin)"  # what a machine that is busy elsewhere adds is not ours
+        "print(time.process_time() - begin)"  # not what a busy machine adds
     )
     assert min(float(run(code)) for _ in range(3)) < 0.3
