@@ -13,6 +13,7 @@ __version__ = "0.1.0"
 _HOMES = {
     "Batch": "streamshard.stream.batch",
     "CenterCrop": "streamshard.codec.crop",
+    "Graphs": "streamshard.stream.choice",
     "Mixture": "streamshard.stream.mixture",
     "RandomResizedCrop": "streamshard.codec.crop",
     "Resize": "streamshard.codec.crop",
@@ -31,6 +32,7 @@ _HOMES = {
 __all__ = [
     "Batch",
     "CenterCrop",
+    "Graphs",
     "Mixture",
     "RandomResizedCrop",
     "Resize",
@@ -55,6 +57,7 @@ if TYPE_CHECKING:
     from streamshard.pack.writer import ShardWriter
     from streamshard.plan.share import World
     from streamshard.stream.batch import Batch
+    from streamshard.stream.choice import Graphs
     from streamshard.stream.dataset import ShardDataset
     from streamshard.stream.loader import StreamLoader
     from streamshard.stream.mixture import Mixture

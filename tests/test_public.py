@@ -14,6 +14,8 @@ from streamshard import errors
 PUBLIC = [
     "Batch",
     "CenterCrop",
+    "Graphs",
+    "Mixture",
     "RandomResizedCrop",
     "Resize",
     "ShardDataset",

@@ -117,6 +117,9 @@ def pack_graphs(
     seed: Seed = 0,
     allow_empty: Annotated[bool, typer.Option(help="Take graphs without nodes.")] = False,
     allow_nan: Annotated[bool, typer.Option(help="Take NaN and infinity.")] = False,
+    narrow: Annotated[
+        bool, typer.Option("--narrow", help="Keep integers in as few bytes as their values need.")
+    ] = False,
     on_error: Skip = OnError.stop,
     overwrite: Overwrite = False,
     as_json: AsJson = False,
@@ -133,6 +136,7 @@ def pack_graphs(
             seed=seed,
             allow_empty=allow_empty,
             allow_nan=allow_nan,
+            narrow=narrow,
             on_error=on_error.value,
             overwrite=overwrite,
             progress=report,

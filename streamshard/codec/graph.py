@@ -1,10 +1,8 @@
-"""A graph: one safetensors part, typed raw arrays, to a PyG `Data` and back.
+"""A graph: one safetensors part, typed raw arrays, to a PyG `Data` or `HeteroData` and back.
 
-How a field is batched is not in PyG's bytes but in its classes, so it is asked for at pack: the
-dimension along which graphs are concatenated (`__cat_dim__`) and what is added to the indices of
-the graphs behind (`__inc__`). The first is the same for every graph and goes into the schema; the
-second is a number for each graph and goes into the index, as do the sizes from which the place of
-every field follows, so that a batch is assembled without parsing anything per graph.
+What PyG says of each field (`codec/pyg.py`) is the same for every graph and goes into the schema,
+but for sizes and increments, which are numbers for each graph and go into the index: from them
+follows where every field lies, so that a batch is assembled without parsing anything per graph.
 """
 
 from __future__ import annotations
@@ -13,191 +11,245 @@ import json
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 
 from streamshard.codec.base import Facts, Form, Packed, Schema
-from streamshard.codec.tensor import decode_tensors, encode_tensors
+from streamshard.codec.pyg import (
+    NODES,
+    Field,
+    Graph,
+    NodeCount,
+    joined,
+    parted,
+    put_together,
+    take_apart,
+)
+from streamshard.codec.tensor import decode_tensors, encode_ordered, plain
 
-if TYPE_CHECKING:  # PyG takes seconds to import, and image users never need it
-    from torch_geometric.data import Data
+if TYPE_CHECKING:
+    from torch_geometric.data import Data, HeteroData
 
-NODES = "num_nodes"
-_NODE_FIELDS = {"x", "feat", "pos", "batch", "node_type", "n_id"}  # one row for each node
+_NARROW = (np.uint8, np.int8, np.uint16, np.int16, np.uint32, np.int32)
+_INTEGERS = (torch.int64, torch.int32, torch.int16)
 
 
 class GraphCodec:
     """A graph with tensor fields.
 
-    Facts in the index: `nodes`, `edges`, `base` (bytes in front of the first field), for each field
-    that is concatenated `rows:FIELD` (its length along the dimension), and `inc:FIELD` where it is
-    not zero. The schema has `fields`, in the order of the `Data`: dtype, shape with null for the
-    dimension that varies, `cat_dim` (null where graphs are stacked) and `inc`, whether indices are
-    incremented; `layout`, the fields in the order of the bytes; and `num_nodes`, whether the `Data`
-    had it set.
+    Facts in the index: `nodes` and `edges`, of all types; `nodes:TYPE` in a `HeteroData`; `base`
+    (bytes in front of the first field); for each field that is concatenated `rows:FIELD` (its
+    length along the dimension); `inc:FIELD`, or `inc:FIELD:ROW` where each row has its own, unless
+    it is zero; and where integers were narrowed `width:FIELD`, bytes, negative where signed.
+
+    The schema has `fields`, in the order of PyG's stores: dtype, shape with null for the dimension
+    that varies, `cat_dim` (null where graphs are stacked), `inc`, how many increments there are,
+    `narrow` where integers are, and `was`, the dtype that edges had where they were widened;
+    `layout`, the fields in the order of the bytes; `num_nodes`, by type whether the graph had it
+    set; and `edge_types`.
     """
 
     name = "graph"
 
-    def __init__(self, *, allow_empty: bool = False, allow_nan: bool = False) -> None:
+    def __init__(
+        self, *, allow_empty: bool = False, allow_nan: bool = False, narrow: bool = False
+    ) -> None:
         """Make the codec.
 
         Args:
             allow_empty: Take graphs without nodes.
             allow_nan: Take NaN and infinity.
+            narrow: Keep integers in as few bytes as each graph's values allow.
         """
-        self._allow_empty, self._allow_nan = allow_empty, allow_nan
+        self._allow_empty, self._allow_nan, self._narrow = allow_empty, allow_nan, narrow
 
     def pack(self, value: Any) -> Packed:
-        """See `Codec`: takes a `Data`, or the bytes of one."""
-        data = self.decode(value) if isinstance(value, bytes) else value
-        fields = dict(self._fields(data))
-        nodes = _count_nodes(data, fields)
-        self._check(data, fields, nodes)
+        """See `Codec`: takes a `Data`, a `HeteroData`, or the bytes of one."""
+        graph = take_apart(self.decode(value) if isinstance(value, bytes) else value)
+        self._check(graph)
+        facts: Facts = {
+            "nodes": sum(count.nodes for count in graph.nodes),
+            "edges": sum(_edges(field) for field in graph.fields),
+        }
+        facts |= {f"nodes:{count.store}": count.nodes for count in graph.nodes if count.store}
+        tensors = {joined(count.store, NODES): torch.tensor(count.nodes) for count in graph.nodes}
+        fields = {}
+        for field in graph.fields:
+            fields[field.name] = _spec(field)
+            facts |= _sizes(field)
+            tensors[field.name] = field.tensor
+            if self._narrow and not isinstance(value, bytes) and field.tensor.dtype in _INTEGERS:
+                tensors[field.name], width = _narrowed(field.tensor)
+                facts[f"width:{field.name}"] = width
+                fields[field.name]["narrow"] = True
+        order = _byte_order(graph, tensors)
+        encoded = encode_ordered({name: tensors[name] for name in order})
         if isinstance(value, bytes):
-            _check_bytes(value, fields, nodes)
-        tensors = {**fields, NODES: torch.tensor(nodes)}
-        encoded = value if isinstance(value, bytes) else encode_tensors(tensors)
-        base, layout = _read_layout(encoded)
-        facts: Facts = {"nodes": nodes, "edges": _count_edges(data), "base": base}
-        schema: Schema = {"fields": {}, "layout": layout, NODES: NODES in data}
-        for name, tensor in fields.items():
-            cat_dim = _cat_dim(data, name, tensor)
-            shape: list[int | None] = [*tensor.shape]
-            if cat_dim is not None:
-                facts[f"rows:{name}"] = tensor.shape[cat_dim]
-                shape[cat_dim] = None
-            if increment := _increment(data, name, tensor):
-                facts[f"inc:{name}"] = increment
-            schema["fields"][name] = {
-                "dtype": str(tensor.dtype).removeprefix("torch."),
-                "shape": shape,
-                "cat_dim": cat_dim,
-                "inc": increment != 0,
-            }
+            _check_bytes(value, graph)
+            encoded = value
+        facts["base"], layout = _read_layout(encoded)
+        schema: Schema = {
+            "fields": fields,
+            "layout": layout,
+            NODES: {count.store: count.is_set for count in graph.nodes},
+            "edge_types": graph.edge_types,
+        }
         return Packed(encoded, facts, schema)
 
     def merge(self, one: Mapping[str, Any], other: Mapping[str, Any]) -> Schema:
         """See `Codec`: graphs must agree in everything that batches rely on."""
+        for what, name in ((NODES, "node types"), ("edge_types", "edge types")):
+            if [*one[what]] != [*other[what]]:
+                raise ValueError(f"{name} {[*other[what]]}, in the graphs before {[*one[what]]}")
         fields, others = one["fields"], other["fields"]
         if lacking := sorted(set(fields) ^ set(others)):
             raise ValueError(f"field {lacking[0]!r} is in some graphs only")
         if one["layout"] != other["layout"]:
             raise ValueError(f"its bytes lie in the order {other['layout']}, not {one['layout']}")
-        merged = {}
-        for name, field in fields.items():
-            for what in ("dtype", "shape", "cat_dim"):
-                if field[what] != others[name][what]:
-                    raise ValueError(
-                        f"field {name!r} has {what} {others[name][what]}, "
-                        f"in the graphs before {field[what]}"
-                    )
-            merged[name] = {**field, "inc": field["inc"] or others[name]["inc"]}
-        return {"fields": merged, "layout": one["layout"], NODES: one[NODES] or other[NODES]}
+        return {
+            **one,
+            "fields": {name: _merged(name, fields[name], others[name]) for name in fields},
+            NODES: {store: is_set or other[NODES][store] for store, is_set in one[NODES].items()},
+        }
 
-    def decode(self, data: bytes) -> Data:
+    def decode(self, data: bytes, schema: Mapping[str, Any] | None = None) -> Data | HeteroData:
         """See `Codec`."""
-        from torch_geometric.data import Data
-
         tensors = decode_tensors(data)
-        nodes = tensors.pop(NODES, None)
-        graph = Data(**tensors)
-        if nodes is not None and not _NODE_FIELDS & set(tensors):
-            graph.num_nodes = int(nodes)
-        return graph
+        for name, spec in (schema or {}).get("fields", {}).items():
+            if name in tensors:
+                tensors[name] = tensors[name].to(getattr(torch, spec["dtype"]))
+        order = [name for name in (schema or {}).get("fields", {}) if name in tensors]
+        return put_together({name: tensors[name] for name in dict.fromkeys([*order, *tensors])})
 
     def form(self, schema: Mapping[str, Any]) -> Form | None:
         """See `Codec`: graphs are batched in a way of their own."""
         return None
 
-    def _fields(self, data: Data) -> Iterator[tuple[str, torch.Tensor]]:
-        """The tensor fields, in the order of the `Data`."""
-        if not hasattr(data, "_store"):
-            raise ValueError(f"{type(data).__name__} is not a torch_geometric.data.Data")
-        for name, value in dict(data._store).items():
-            if name == NODES:
-                continue
-            if not isinstance(value, torch.Tensor) or value.layout != torch.strided:
-                raise ValueError(f"field {name!r} is a {type(value).__name__}, not a dense tensor")
-            yield name, value.detach().cpu()
-
-    def _check(self, data: Data, fields: dict[str, torch.Tensor], nodes: int) -> None:
-        """Refuse what PyG takes in silence and batches wrongly; int32 edges become int64."""
-        if nodes == 0 and not self._allow_empty:
+    def _check(self, graph: Graph) -> None:
+        """Refuse what PyG takes in silence and batches wrongly."""
+        nodes = {count.store: count.nodes for count in graph.nodes}
+        if not sum(nodes.values()) and not self._allow_empty:
             raise ValueError("a graph without nodes (allow_empty=True, --allow-empty takes it)")
-        edges = fields.get("edge_index")
-        if edges is not None:
-            if edges.dtype == torch.int32:
-                edges = fields["edge_index"] = edges.long()
-            if edges.dtype != torch.int64 or edges.dim() != 2 or edges.shape[0] != 2:
+        for field in graph.fields:
+            store, name = parted(field.name)
+            if name == "edge_index":
+                _check_edges(field, *_ends(store, nodes))
+            elif field.increments:
+                _check_indices(field, nodes.get(store, 0) if name == "face" else None)
+            floating = field.tensor.is_floating_point() or field.tensor.is_complex()
+            if floating and not self._allow_nan and not bool(field.tensor.isfinite().all()):
                 raise ValueError(
-                    f"edge_index is {edges.dtype} of shape {[*edges.shape]}, "
-                    "not int64 of [2, edges]"
-                )
-            if edges.numel() and not 0 <= int(edges.min()) <= int(edges.max()) < nodes:
-                raise ValueError(
-                    f"edge_index points at node {int(edges.max())} or {int(edges.min())} "
-                    f"of a graph of {nodes} nodes"
-                )
-        for name, tensor in fields.items():
-            floating = tensor.is_floating_point() or tensor.is_complex()
-            if floating and not self._allow_nan and not bool(tensor.isfinite().all()):
-                raise ValueError(
-                    f"field {name!r} holds NaN or infinity (allow_nan=True, --allow-nan takes it)"
+                    f"field {field.name!r} holds NaN or infinity "
+                    "(allow_nan=True, --allow-nan takes it)"
                 )
 
 
-def _check_bytes(encoded: bytes, fields: Mapping[str, torch.Tensor], nodes: int) -> None:
+def _ends(store: str, nodes: Mapping[str, int]) -> tuple[int, int]:
+    """How many nodes the two rows of an edge_index may point at."""
+    words = store.split("/")
+    return nodes[words[0]], nodes[words[-1]]
+
+
+def _check_edges(field: Field, sources: int, destinations: int) -> None:
+    for row, nodes in zip(field.tensor, (sources, destinations), strict=True):
+        if row.numel() and not 0 <= int(row.min()) <= int(row.max()) < nodes:
+            odd = int(row.min()) if int(row.min()) < 0 else int(row.max())
+            raise ValueError(f"{field.name} points at node {odd} of a graph of {nodes} nodes")
+
+
+def _check_indices(field: Field, nodes: int | None) -> None:
+    """Refuse indices below 0, and where they are of nodes, past the last."""
+    if not field.tensor.numel():
+        return
+    low, high = int(field.tensor.min()), int(field.tensor.max())
+    if low < 0 or (nodes is not None and high >= nodes):
+        of = "" if nodes is None else f" of a graph of {nodes} nodes"
+        raise ValueError(f"{field.name} points at {low if low < 0 else high}{of}")
+
+
+def _edges(field: Field) -> int:
+    return field.tensor.shape[1] if parted(field.name)[1] == "edge_index" else 0
+
+
+def _spec(field: Field) -> dict[str, Any]:
+    """What the schema keeps of a field."""
+    shape: list[int | None] = [*field.tensor.shape]
+    if field.cat_dim is not None:
+        shape[field.cat_dim] = None
+    return {
+        "dtype": str(field.tensor.dtype).removeprefix("torch."),
+        "shape": shape,
+        "cat_dim": field.cat_dim,
+        "inc": len(field.increments),
+        **({"was": field.was} if field.was else {}),
+    }
+
+
+def _sizes(field: Field) -> Iterator[tuple[str, int]]:
+    """What the index keeps of a field."""
+    if field.cat_dim is not None:
+        yield f"rows:{field.name}", field.tensor.shape[field.cat_dim]
+    if len(field.increments) == 1:
+        yield f"inc:{field.name}", field.increments[0]
+    elif any(field.increments):
+        for row, number in enumerate(field.increments):
+            yield f"inc:{field.name}:{row}", number
+
+
+def _merged(name: str, one: Mapping[str, Any], other: Mapping[str, Any]) -> dict[str, Any]:
+    for what in ("dtype", "shape", "cat_dim"):
+        if one[what] != other[what]:
+            raise ValueError(
+                f"field {name!r} has {what} {other[what]}, in the graphs before {one[what]}"
+            )
+    if one["inc"] and other["inc"] and one["inc"] != other["inc"]:
+        raise ValueError(
+            f"field {name!r} has {other['inc']} increments, in the graphs before {one['inc']}"
+        )
+    # What is said of a field where some graph needs it: `narrow` and `was`.
+    return {**other, **one, "inc": max(one["inc"], other["inc"])}
+
+
+def _narrowed(tensor: torch.Tensor) -> tuple[torch.Tensor, int]:
+    """The values in the narrowest integers that hold them, and the width as the index keeps it."""
+    array = plain(tensor).numpy()
+    low, high = (int(array.min()), int(array.max())) if array.size else (0, 0)
+    for kind in _NARROW:
+        limits = np.iinfo(kind)
+        if limits.min <= low and high <= limits.max and limits.bits // 8 < array.itemsize:
+            array = array.astype(kind)
+            break
+    width = array.itemsize if array.dtype.kind == "u" else -array.itemsize
+    return torch.from_numpy(np.ascontiguousarray(array).reshape(array.shape)), width
+
+
+def _byte_order(graph: Graph, tensors: Mapping[str, torch.Tensor]) -> list[str]:
+    """Fields by the width of their dtype, the widest first so that all are aligned, then by name.
+
+    By the dtype that a batch has, not by that of the bytes: the same for every graph, also where
+    integers are narrowed.
+    """
+    widths = {field.name: field.tensor.dtype.itemsize for field in graph.fields}
+    return sorted(tensors, key=lambda name: (-widths.get(name, 8), name))
+
+
+def _check_bytes(encoded: bytes, graph: Graph) -> None:
     """Refuse bytes that are not as `pack` writes them: they are kept, and read as if they were."""
     tensors = decode_tensors(encoded)
-    stored = tensors.pop(NODES, None)
-    if stored is None or stored.dtype != torch.int64 or stored.numel() != 1:
-        raise ValueError(f"{NODES} is missing or not one int64; pack the graph as a Data")
-    if int(stored) != nodes:
-        raise ValueError(f"{NODES} is {int(stored)}, its fields have {nodes} nodes")
+    for count in graph.nodes:
+        _check_count(tensors.pop(joined(count.store, NODES), None), count)
+    fields = {field.name: field.tensor for field in graph.fields}
     for name, tensor in tensors.items():
         if tensor.dtype != fields[name].dtype:
             raise ValueError(f"field {name!r} is {tensor.dtype}, not {fields[name].dtype}")
 
 
-def _count_nodes(data: Data, fields: Mapping[str, torch.Tensor]) -> int:
-    """The number of nodes, known and not guessed from the edges, as PyG would."""
-    counts = {
-        name: fields[name].shape[cat_dim]
-        for name in _NODE_FIELDS
-        if name in fields and (cat_dim := _cat_dim(data, name, fields[name])) is not None
-    }
-    stored = data._store.get(NODES)
-    if stored is None and not counts:
-        raise ValueError("the number of nodes is not known: set num_nodes, or have x")
-    nodes = int(stored) if stored is not None else next(iter(counts.values()))
-    for name, count in counts.items():
-        if count != nodes:
-            raise ValueError(f"the graph has {nodes} nodes, its field {name!r} {count}")
-    if nodes < 0:
-        raise ValueError(f"{NODES} is {nodes}")
-    return nodes
-
-
-def _count_edges(data: Data) -> int:
-    return int(data.edge_index.shape[1]) if "edge_index" in data else 0
-
-
-def _cat_dim(data: Data, name: str, tensor: torch.Tensor) -> int | None:
-    """The dimension of concatenation, counted from the front; None where graphs are stacked."""
-    cat_dim = data.__cat_dim__(name, tensor)
-    if cat_dim is None or tensor.dim() == 0:
-        return None
-    if not isinstance(cat_dim, int):
-        raise ValueError(f"field {name!r} is concatenated along {cat_dim}, not along one dimension")
-    return cat_dim % tensor.dim()
-
-
-def _increment(data: Data, name: str, tensor: torch.Tensor) -> int:
-    """What the indices of the next graphs in a batch are increased by for this one."""
-    increment = data.__inc__(name, tensor)
-    if isinstance(increment, torch.Tensor) and increment.numel() != 1:
-        raise ValueError(f"field {name!r} has an increment of {increment.numel()} numbers, not one")
-    return int(increment)
+def _check_count(stored: torch.Tensor | None, count: NodeCount) -> None:
+    name = joined(count.store, NODES)
+    if stored is None or stored.dtype != torch.int64 or stored.numel() != 1:
+        raise ValueError(f"{name} is missing or not one int64; pack the graph as a Data")
+    if int(stored) != count.nodes:
+        raise ValueError(f"{name} is {int(stored)}, its fields have {count.nodes} nodes")
 
 
 def _read_layout(encoded: bytes) -> tuple[int, list[str]]:

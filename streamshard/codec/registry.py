@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 from streamshard.codec.base import Codec
 from streamshard.codec.graph import GraphCodec
 from streamshard.codec.image import ImageCodec
@@ -31,6 +34,12 @@ def codec_of(suffix: str) -> Codec:
     ('image', 'graph', 'bytes')
     """
     return _BY_SUFFIX.get(suffix) or _BY_SUFFIX.get(suffix.rpartition(".")[2]) or _BYTES
+
+
+def decoded(suffix: str, data: bytes, schema: Mapping[str, Any]) -> Any:
+    """The value of a part's bytes; of a graph with the dtypes that its schema says."""
+    codec = codec_of(suffix)
+    return codec.decode(data, schema) if isinstance(codec, GraphCodec) else codec.decode(data)
 
 
 def part_of(suffix: str) -> str:

@@ -11,9 +11,8 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence, Sized
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import torch
-
-from streamshard.codec.graph import NODES, GraphCodec
+from streamshard.codec.graph import GraphCodec
+from streamshard.codec.pyg import without_others
 from streamshard.errors import SampleError, UsageError
 from streamshard.pack.encode import KEY
 from streamshard.pack.job import OnError, Progress, Summary, pack
@@ -38,7 +37,13 @@ class Graphs:
     portable = False  # the objects are in this process already
 
     def __init__(
-        self, graphs: Iterable[Data], *, seed: int | None, allow_empty: bool, allow_nan: bool
+        self,
+        graphs: Iterable[Data],
+        *,
+        seed: int | None,
+        allow_empty: bool,
+        allow_nan: bool,
+        narrow: bool = False,
     ) -> None:
         """Take the graphs.
 
@@ -48,8 +53,10 @@ class Graphs:
             seed: Of the order in which samples are packed; None keeps the order.
             allow_empty: Take graphs without nodes.
             allow_nan: Take NaN and infinity.
+            narrow: Keep integers in as few bytes as each graph's values allow.
         """
-        self.codecs = {"graph": GraphCodec(allow_empty=allow_empty, allow_nan=allow_nan)}
+        codec = GraphCodec(allow_empty=allow_empty, allow_nan=allow_nan, narrow=narrow)
+        self.codecs = {"graph": codec}
         self.notes: list[str] = []
         self._graphs, self._seed = graphs, seed
         if hasattr(graphs, "__cat_dim__") and not hasattr(graphs, "to_data_list"):
@@ -69,20 +76,10 @@ class Graphs:
     def load(keyed: tuple[str, Data]) -> Sample:
         """See `Source`: tensors become the part `graph`, everything else the part `json`."""
         key, graph = keyed
-        store = getattr(graph, "_store", None)
-        if store is None:
+        if not hasattr(graph, "stores"):
             raise SampleError(f"graph {key}: {type(graph).__name__} is not a PyG Data")
-        rest = {
-            name: value
-            for name, value in dict(store).items()
-            if name != NODES and not isinstance(value, torch.Tensor)
-        }
-        if not rest:
-            return {KEY: key, "graph": graph}
-        tensors = graph.clone()
-        for name in rest:
-            del tensors[name]
-        return {KEY: key, "graph": tensors, "json": rest}
+        tensors, rest = without_others(graph)
+        return {KEY: key, "graph": tensors} | ({"json": rest} if rest else {})
 
 
 def _is_indexed(graphs: Iterable[Any]) -> bool:
@@ -164,6 +161,7 @@ def pack_graphs(
     seed: int = 0,
     allow_empty: bool = False,
     allow_nan: bool = False,
+    narrow: bool = False,
     on_error: OnError = "raise",
     overwrite: bool = False,
     storage_options: Mapping[str, Any] | None = None,
@@ -179,6 +177,8 @@ def pack_graphs(
         seed: Of that order.
         allow_empty: Take graphs without nodes.
         allow_nan: Take NaN and infinity in fields.
+        narrow: Keep integers in as few bytes as each graph's values allow; batches have them in
+            their own dtype again, but other readers of the tars see the narrow one.
         on_error: "raise", or "skip" to leave out what can't be packed.
         overwrite: Replace the dataset that lies there.
         storage_options: For fsspec.
@@ -196,6 +196,7 @@ def pack_graphs(
         seed=seed if shuffle else None,
         allow_empty=allow_empty,
         allow_nan=allow_nan,
+        narrow=narrow,
     )
     writer = ShardWriter(
         destination,
@@ -204,4 +205,15 @@ def pack_graphs(
         overwrite=overwrite,
         storage_options=storage_options,
     )
-    return pack(graphs, writer, on_error=on_error, progress=progress)
+    summary = pack(graphs, writer, on_error=on_error, progress=progress)
+    summary.notes += _widened(writer.manifest.parts["graph"].schema)
+    return summary
+
+
+def _widened(schema: Mapping[str, Any]) -> list[str]:
+    """What to say of edges that were narrower than PyG's operators take them."""
+    return [
+        f"{name} was {spec['was']} in some graphs, and is kept as {spec['dtype']}"
+        for name, spec in schema["fields"].items()
+        if "was" in spec
+    ]

@@ -46,6 +46,7 @@ class Index:
         self._arrays = arrays
         self._where = where
         self._extents: dict[str, Extent] = {}
+        self._matrices: dict[str, tuple[dict[str, int], NDArray[np.int64]]] = {}
         self.keys = columns.Strings(
             cast("NDArray[np.uint8]", self._array("key.data")),
             cast("NDArray[np.int64]", self._array("key.ends")),
@@ -79,6 +80,22 @@ class Index:
             if "=" in name or ":" in name
         }
 
+    def matrix(self, part: str) -> tuple[Mapping[str, int], NDArray[np.int64]]:
+        """All facts of a part at once.
+
+        Returns:
+            The row of each fact by name, and a (facts, rows) int64 matrix: a view of the file where
+            the columns lie one behind another there, as ours do, and a copy where they don't.
+        """
+        if part not in self._matrices:
+            prefix = f"{part}:"
+            named = {name: array for name, array in self._arrays.items() if name.startswith(prefix)}
+            names = sorted(named, key=lambda name: named[name].ctypes.data)
+            matrix = _side_by_side([cast("NDArray[np.int64]", named[name]) for name in names])
+            rows = {name.removeprefix(prefix): row for row, name in enumerate(names)}
+            self._matrices[part] = rows, matrix
+        return self._matrices[part]
+
     def has_fact(self, part: str, name: str = VALUE) -> bool:
         """Whether that column is there."""
         return _fact_name(part, name) in self._arrays
@@ -88,6 +105,17 @@ class Index:
             return self._arrays[name]
         except KeyError:
             raise DamagedError(f"{self._where}: column {name!r} is missing") from None
+
+
+def _side_by_side(arrays: Sequence[NDArray[np.int64]]) -> NDArray[np.int64]:
+    """The arrays as the rows of one matrix, without a copy where they lie one behind another."""
+    if not arrays or not len(arrays[0]):
+        return np.zeros((len(arrays), 0), np.int64)
+    first, nbytes = arrays[0].ctypes.data, arrays[0].nbytes
+    if all(array.ctypes.data == first + row * nbytes for row, array in enumerate(arrays)):
+        shape, strides = (len(arrays), len(arrays[0])), (nbytes, arrays[0].itemsize)
+        return np.lib.stride_tricks.as_strided(arrays[0], shape, strides, writeable=False)
+    return np.stack(arrays)
 
 
 def _fact_name(part: str, name: str) -> str:

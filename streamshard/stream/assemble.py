@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -13,15 +13,9 @@ from streamshard.errors import DamagedError, SampleError, UsageError
 from streamshard.plan.order import Ints, Places, sample_seeds
 from streamshard.stream.block import Allocate, Block, BlockBuilder
 from streamshard.stream.collate import Inferred
-from streamshard.stream.parts import (
-    Called,
-    Mixed,
-    PartReader,
-    Place,
-    generators_kept,
-    named,
-    part_reader,
-)
+from streamshard.stream.mixed import Mixed
+from streamshard.stream.parts import PartReader, Place, generators_kept, named
+from streamshard.stream.readers import Called, part_reader
 from streamshard.stream.source import Source, refuse_other_classes
 
 KEY, MASK, SOURCE = "__key__", "__mask__", "__source__"
@@ -45,6 +39,20 @@ class Rows:
     positions: Ints
     real: int
     epoch: int
+
+
+class _Read(NamedTuple):
+    """A batch before it is laid out.
+
+    Attributes:
+        columns: By part, what its reader collected.
+        kept: Which of the rows that is.
+        skipped: What was left out, and why.
+    """
+
+    columns: Mapping[str, Any]
+    kept: Sequence[int]
+    skipped: Sequence[str]
 
 
 class Assembler:
@@ -99,12 +107,37 @@ class Assembler:
             SampleError: A sample can't be decoded, and `on_error` is "raise".
             DamagedError: Bytes are not those that were packed, likewise.
         """
-        samples, kept, skipped = self._read(rows)
-        if not samples and self._is_foreign:
-            any(self._read(probe)[0] for probe in probes)  # up to the first that can be read
-        return self._lay_out(rows, samples, kept, skipped, allocate, with_mask)
+        read = self._read(rows)
+        if not read.kept and self._is_foreign:
+            any(self._read(probe).kept for probe in probes)  # up to the first that can be read
+        return self._lay_out(rows, read, allocate, with_mask)
 
-    def _read(self, rows: Rows) -> tuple[list[dict[str, Any]], list[int], list[str]]:
+    def _read(self, rows: Rows) -> _Read:
+        """Read a batch: all samples at once where a part can be had so, else one by one."""
+        at_once = self._gathered(rows.where)
+        singly = {name: part for name, part in self._readers.items() if name not in at_once}
+        if not singly:
+            return _Read(at_once, range(len(rows.positions)), [])
+        samples, kept, skipped = self._one_by_one(rows, singly)
+        if skipped and at_once:
+            at_once = self._gathered(Places(*(column[kept] for column in rows.where)))
+        names = self._outputs if self._is_transformed else singly
+        columns = {name: [sample[name] for sample in samples] for name in names}
+        return _Read(at_once | columns, kept, skipped)
+
+    def _gathered(self, where: Places) -> dict[str, Any]:
+        """Parts of all samples, those that can be had at once."""
+        if self._is_transformed:
+            return {}
+        try:
+            found = {name: part.gather(where) for name, part in self._readers.items()}
+        except DamagedError:
+            return {}  # read one by one, each is found damaged, or not, by itself
+        return {name: values for name, values in found.items() if values is not None}
+
+    def _one_by_one(
+        self, rows: Rows, readers: Mapping[str, PartReader]
+    ) -> tuple[list[dict[str, Any]], list[int], list[str]]:
         """What is to be collected of each sample, which rows that is, and what was skipped."""
         samples, kept, skipped = [], [], []
         seeds = sample_seeds(self._seed, rows.epoch, rows.positions).tolist()
@@ -116,7 +149,7 @@ class Assembler:
         with generators_kept(self._is_foreign):
             for number, place in enumerate(places):
                 try:
-                    samples.append(self._sample(Place(*place, generator)))
+                    samples.append(self._sample(Place(*place, generator), readers))
                     kept.append(number)
                 except (SampleError, DamagedError) as error:
                     if self._on_error == "raise":
@@ -124,9 +157,9 @@ class Assembler:
                     skipped.append(str(error))
         return samples, kept, skipped
 
-    def _sample(self, place: Place) -> dict[str, Any]:
+    def _sample(self, place: Place, readers: Mapping[str, PartReader]) -> dict[str, Any]:
         if not self._is_transformed:
-            return {part: reader.read(place) for part, reader in self._readers.items()}
+            return {part: reader.read(place) for part, reader in readers.items()}
         sample: dict[str, Any] = {KEY: self._key(place.source, place.shard, place.row)}
         sample |= {part: reader.value(place) for part, reader in self._readers.items()}
         source = self._sources[place.source]
@@ -143,21 +176,13 @@ class Assembler:
         self._outputs = outputs
         return learned
 
-    def _lay_out(
-        self,
-        rows: Rows,
-        samples: Sequence[Mapping[str, Any]],
-        kept: Sequence[int],
-        skipped: Sequence[str],
-        allocate: Allocate,
-        with_mask: bool,
-    ) -> Block:
-        builder = BlockBuilder()
+    def _lay_out(self, rows: Rows, read: _Read, allocate: Allocate, with_mask: bool) -> Block:
+        builder, kept = BlockBuilder(), read.kept
         columns: Mapping[str, PartReader | Inferred] = self._readers
         if self._is_transformed:
             columns = self._outputs or {name: Inferred() for name in self._readers}
         for name, column in columns.items():
-            column.add(builder, name, [sample[name] for sample in samples])
+            column.add(builder, name, read.columns.get(name, []))
         if self._wants_key:
             places = zip(*(column[kept].tolist() for column in rows.where), strict=True)
             keys = [self._key(*place).encode("utf-8", "surrogateescape") for place in places]
@@ -166,7 +191,7 @@ class Assembler:
             builder.tensor(SOURCE, rows.where.sources[kept])
         if with_mask or (self._parts is not None and MASK in self._parts):
             builder.tensor(MASK, np.array(kept, np.int64) < rows.real)
-        return builder.finish(allocate, self._parts, tuple(skipped))
+        return builder.finish(allocate, self._parts, tuple(read.skipped))
 
     def _key(self, source: int, shard: int, row: int) -> str:
         return self._sources[source].shards.index(shard).keys[row]

@@ -9,7 +9,7 @@ from typing import Any, Self
 import torch
 
 from streamshard.stream.block import Block, Column
-from streamshard.stream.graphs import graph_batch
+from streamshard.stream.graph_batch import graph_batch
 
 
 class _OnBlock:

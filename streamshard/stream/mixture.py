@@ -10,7 +10,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from streamshard.errors import UsageError
-from streamshard.plan.mixture import MixturePlan, Proportions, SourcePlan, Stop
+from streamshard.plan.mixture import MixturePlan, SourcePlan, Stop
+from streamshard.plan.proportions import Proportions
 from streamshard.stream.source import Decoder, Source
 
 

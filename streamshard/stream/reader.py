@@ -14,7 +14,7 @@ import numpy as np
 from braceexpand import braceexpand
 from numpy.typing import NDArray
 
-from streamshard.codec.registry import codec_of
+from streamshard.codec.registry import decoded
 from streamshard.errors import DamagedError, DatasetError, NoIndexError, NotFoundError, SampleError
 from streamshard.shard import tar
 from streamshard.shard.index import MISSING, Extent, Index
@@ -43,7 +43,7 @@ class _Open:
     shard: Shard
     index: Index
     file: File
-    map: NDArray[np.uint8] | None = None
+    map: memoryview | None = None
     chosen: dict[str, NDArray[np.int64]] = field(default_factory=dict)
 
 
@@ -195,21 +195,29 @@ class Shards:
         The shard's hash is checked, whole, when this process first uses it; of a damaged shard
         each part is then read and checked by itself.
         """
-        opened = self._shard(shard)
-        if not opened.file.local or not self._is_whole(shard, opened):
+        whole = self.whole(shard)
+        if whole is None:
             data = self.read(shard, row, part)
             return None if data is None else memoryview(data)
-        if opened.map is None:
-            opened.map = opened.file.map()
-            assert opened.map is not None
-        extent = self._extent(opened, part)
+        extent = self.extent(shard, part)
         offset, size = int(extent.offset[row]), int(extent.size[row])
-        return None if size == MISSING else memoryview(opened.map)[offset : offset + size]
+        return None if size == MISSING else whole[offset : offset + size]
+
+    def whole(self, shard: int) -> memoryview | None:
+        """A local shard whose hash is right, memory-mapped; None where it must be read by part."""
+        opened = self._shard(shard)
+        if not opened.file.local or not self._is_whole(shard, opened):
+            return None
+        if opened.map is None:
+            mapped = opened.file.map()
+            assert mapped is not None
+            opened.map = memoryview(mapped)
+        return opened.map
 
     def decode(self, shard: int, row: int, name: str, part: Part, data: bytes) -> Any:
         """The value of a part's bytes by its own codec."""
         try:
-            return codec_of(part.suffix).decode(data)
+            return decoded(part.suffix, data, part.schema)
         except ValueError as error:
             raise SampleError(f"{self.at(shard, row, name)}: {error}") from error
 

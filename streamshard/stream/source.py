@@ -9,10 +9,11 @@ from typing import Any
 
 from streamshard.errors import UsageError
 from streamshard.plan.order import Shuffle
+from streamshard.stream.choice import Graphs
 from streamshard.stream.reader import Shards
 from streamshard.stream.view import View
 
-Decoder = Callable[..., Any]
+Decoder = Callable[..., Any] | Graphs
 Transform = Callable[[dict[str, Any]], Mapping[str, Any]]
 
 

@@ -14,6 +14,23 @@ CODEC = GraphCodec()
 X = torch.zeros(2, 1)
 
 
+def hetero(
+    edge: tuple[int, int],
+    *,
+    paper: int | None = 4,
+    name: str = "note",
+    x: torch.Tensor | None = None,
+) -> Any:
+    """Two authors, some papers, and one edge between them."""
+    data = HeteroData()
+    data["author"].x = X
+    if paper is not None:
+        data["paper"].x = torch.zeros(paper, 1) if x is None else x
+    data[name].num_nodes = 1
+    data["author", "writes", "paper"].edge_index = edges(edge)
+    return data
+
+
 class TestRefused:
     """What PyG takes in silence and batches wrongly has a name here."""
 
@@ -22,13 +39,22 @@ class TestRefused:
         [
             (Data(x=X, edge_index=edges((0, 5))), "edge_index points at node 5"),
             (Data(x=X, edge_index=edges((2, 0))), "edge_index points at node 2"),
-            (Data(x=X, edge_index=edges((0, -1))), "or -1 of a graph of 2 nodes"),
+            (Data(x=X, edge_index=edges((0, -1))), "points at node -1 of a graph of 2 nodes"),
             (Data(x=X, edge_index=edges((0, 1)).to(torch.uint8)), "edge_index is torch.uint8"),
             (Data(x=X, edge_index=edges((0, 1)).to(torch.int16)), "edge_index is torch.int16"),
             (Data(x=X, edge_index=edges((0, 1)).float()), "edge_index is torch.float32"),
             (Data(x=X, edge_index=edges((0, 1)).T.repeat(1, 2)), r"of shape \[1, 4\]"),
             (Data(x=X, edge_index=torch.zeros(2, dtype=torch.int64)), r"of shape \[2\]"),
+            (Data(x=X, face=torch.tensor([[0], [1], [2]])), "face points at 2 of a graph of 2"),
+            (Data(x=X, face=torch.tensor([[0], [1], [-1]])), "face points at -1 of a graph of 2"),
+            (Data(x=X, my_index=torch.tensor([0, -2])), "my_index points at -2"),
             (Data(x=torch.tensor([[float("nan")]])), "field 'x' holds NaN"),
+            (hetero(edge=(2, 0)), "author/writes/paper/edge_index points at node 2 of a graph of"),
+            (hetero(edge=(0, 4)), "author/writes/paper/edge_index points at node 4 of a graph of"),
+            (hetero(edge=(0, -1)), "author/writes/paper/edge_index points at node -1"),
+            (hetero(edge=(0, 0), paper=None), "lead to nodes of unknown type 'paper'"),
+            (hetero(edge=(0, 0), name="a/b"), "type 'a/b'"),
+            (hetero(edge=(0, 0), x=torch.full((4, 1), float("nan"))), "field 'paper/x' holds NaN"),
             (Data(x=X, y=torch.tensor(float("inf"))), "field 'y' holds NaN or infinity"),
             (Data(x=X, z=torch.tensor(complex(0, float("inf")))), "field 'z' holds NaN"),
             (Data(num_nodes=0), "a graph without nodes"),
@@ -44,12 +70,12 @@ class TestRefused:
             (Data(x=X, array=X.numpy()), "field 'array' is a ndarray"),
             (Data(x=torch.tensor(3.0)), "x"),
             (Data(edge_index=edges((0, 0)), node_count=torch.tensor(3)), "node"),
-            (HeteroData(), "HeteroData is not a torch_geometric.data.Data"),
+            (HeteroData(), "a HeteroData without node types"),
             ({"x": X}, "dict is not a torch_geometric.data.Data"),
             (None, "NoneType is not"),
             (b"garbage", "not a whole safetensors file"),
         ],
-        ids=lambda value: str(value)[:40],
+        ids=lambda value: str(value)[-60:],
     )
     def test_by_name(self, data: Any, message: str) -> None:
         with pytest.raises(ValueError, match=message):
@@ -133,11 +159,17 @@ class TestMerge:
             Sometimes(x=torch.zeros(1), z=torch.zeros(1), by=torch.tensor(by)) for by in (0, 4)
         )
         for pair in ((never, ever), (ever, never)):
-            assert self.merged(*pair)["fields"]["z"]["inc"] is True
-        assert self.merged(never, never)["fields"]["z"]["inc"] is False
+            assert self.merged(*pair)["fields"]["z"]["inc"] == 1
+        assert self.merged(never, never)["fields"]["z"]["inc"] == 0
+
+    def test_types_must_be_the_same(self) -> None:
+        with pytest.raises(ValueError, match=r"node types .*, in the graphs before"):
+            self.merged(hetero((0, 0)), hetero((0, 0), name="other"))
+        with pytest.raises(ValueError, match=r"node types .*, in the graphs before"):
+            self.merged(self.FIRST, hetero((0, 0)))
 
     def test_a_number_of_nodes_that_was_ever_set_is_kept_in_mind(self) -> None:
         without = Data(x=torch.zeros(2, 1))
         having = Data(x=torch.zeros(2, 1), num_nodes=2)
-        assert self.merged(without, having)["num_nodes"] is True
-        assert self.merged(without, without)["num_nodes"] is False
+        assert self.merged(without, having)["num_nodes"] == {"": True}
+        assert self.merged(without, without)["num_nodes"] == {"": False}

@@ -175,7 +175,10 @@ BAD = {
     "not-json": (ring(3, name={1, 2}), "json"),
     "sparse": (ring(3).update({"x": torch.eye(3).to_sparse()}), "field 'x' .*not a dense tensor"),
     "nodes-unknown": (Data(edge_index=torch.tensor([[0], [1]])), "number of nodes is not known"),
-    "hetero": (HeteroData(paper={"x": torch.zeros(2, 3)}), "HeteroData is not a PyG Data"),
+    "hetero": (
+        HeteroData(paper={"x": torch.zeros(2, 3)}),
+        "node types \\[.paper.\\], in the graphs before",
+    ),
     "no-graph": ({"x": 3}, "dict is not a PyG Data"),
     "none": (None, "NoneType is not a PyG Data"),
 }
@@ -229,3 +232,10 @@ def test_an_error_of_the_source_itself_comes_through_and_leaves_no_dataset(tmp_p
     with pytest.raises(OSError, match="the disk of the source"):
         ss.pack_graphs(generator(), tmp_path / "dst")
     assert not any(name.endswith((".tmp", "manifest.json")) for name in files_of(tmp_path))
+
+
+def test_edges_that_were_widened_are_told_of_once(tmp_path: Path) -> None:
+    graphs = [Data(x=torch.zeros(3, 1), edge_index=torch.zeros(2, 1).int()) for _ in range(5)]
+    summary = ss.pack_graphs(graphs, tmp_path / "packed")
+    assert summary.notes == ["edge_index was int32 in some graphs, and is kept as int64"]
+    assert not ss.pack_graphs([ring(3)], tmp_path / "other").notes

@@ -1,0 +1,41 @@
+"""One part of several sources."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from streamshard.plan.order import Places
+from streamshard.stream.block import BlockBuilder
+from streamshard.stream.collate import Inferred
+from streamshard.stream.parts import PartReader, Place
+
+
+class Mixed:
+    """One part of several sources: each sample is read by its own, all are laid out together."""
+
+    def __init__(self, readers: Sequence[PartReader]) -> None:
+        self._readers = readers
+        self._joined = readers[0].joined(readers[1:])
+        self._inferred = Inferred()
+
+    def read(self, place: Place) -> Any:
+        """See `PartReader`."""
+        if self._joined is not None:
+            return self._readers[place.source].read(place)
+        return self._inferred.learn(self.value(place))
+
+    def value(self, place: Place) -> Any:
+        """See `PartReader`."""
+        return self._readers[place.source].value(place)
+
+    def gather(self, where: Places) -> Any | None:
+        """See `PartReader`."""
+        return None if self._joined is None else self._joined.gather(where)
+
+    def add(self, builder: BlockBuilder, name: str, values: Sequence[Any]) -> None:
+        """See `PartReader`."""
+        (self._joined or self._inferred).add(builder, name, values)
+
+    def joined(self, others: Sequence[PartReader]) -> None:
+        """See `PartReader`; a mixture is no source of another."""

@@ -1,0 +1,162 @@
+"""How a part is read: from the index, by a codec or a decoder, or as a graph."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from streamshard.codec.base import Form
+from streamshard.codec.registry import codec_of
+from streamshard.errors import SampleError, UsageError
+from streamshard.plan.order import Ints, Places
+from streamshard.shard.manifest import Part
+from streamshard.stream.block import BlockBuilder
+from streamshard.stream.choice import Graphs
+from streamshard.stream.collate import Inferred, add_formed, add_listed
+from streamshard.stream.graph_reader import GraphReader
+from streamshard.stream.parts import PartReader, Place, by_shard, named
+from streamshard.stream.reader import Shards
+from streamshard.stream.source import Decoder
+
+
+def part_reader(shards: Shards, part: str, decode: Mapping[str, Decoder]) -> PartReader:
+    """How a part is read, given what the user says of it.
+
+    Args:
+        shards: The dataset.
+        part: Its name, or several choices with `;` between, of which it has some.
+        decode: By part, what becomes of it.
+
+    Raises:
+        UsageError: A decoder is given for one of several choices only, or for another codec.
+    """
+    decoder = decode.get(part)
+    if decoder is None and ";" in part and set(part.split(";")) & set(decode):
+        raise UsageError(f"a decoder for {part!r} is given under that name: decode={{{part!r}: …}}")
+    there = shards.manifest.parts
+    choices = [(name, there[name]) for name in part.split(";") if name in there]
+    codecs = {codec_of(spec.suffix).name for _, spec in choices}
+    if isinstance(decoder, Graphs) and codecs != {"graph"}:
+        raise UsageError(f"ss.Graphs is for graphs; part {part!r} is of codec {min(codecs)}")
+    if isinstance(decoder, Graphs) or (decoder is None and codecs == {"graph"}):
+        return GraphReader(shards, *choices[0], decoder or Graphs())
+    if decoder is None and codecs == {"int"} and len(choices) == 1 and not choices[0][1].optional:
+        return _Ints(shards, choices[0][0])
+    may_lack = len(choices) == 1 and choices[0][1].optional
+    if decoder is bytes:
+        return _Decoded(shards, choices, lambda data, _: data, None)
+    if decoder is not None and hasattr(decoder, "form"):
+        # A missing value has no place in a stack.
+        return _Decoded(shards, choices, decoder, None if may_lack else decoder.form)
+    if decoder is not None:
+        return Called(shards, choices, decoder)
+    forms = {codec_of(spec.suffix).form(spec.schema) for _, spec in choices}
+    form = forms.pop() if len(forms) == 1 else None
+    return _Decoded(shards, choices, None, None if may_lack else form)
+
+
+class _Ints:
+    """A part that is one integer: the index has it, so it costs no read."""
+
+    def __init__(self, shards: Shards, part: str) -> None:
+        self._shards, self._part = shards, part
+        self._sources: Sequence[_Ints] = [self]
+
+    def read(self, place: Place) -> int:
+        return int(self._shards.index(place.shard).fact(self._part)[place.row])
+
+    value = read
+
+    def gather(self, where: Places) -> Ints:
+        values = np.empty(len(where.rows), np.int64)
+        for source, shard, chosen in by_shard(where):
+            reader = self._sources[source]
+            values[chosen] = reader._shards.index(shard).fact(reader._part)[where.rows[chosen]]
+        return values
+
+    def add(self, builder: BlockBuilder, name: str, values: Sequence[int] | Ints) -> None:
+        builder.tensor(name, np.asarray(values, np.int64))
+
+    def joined(self, others: Sequence[PartReader]) -> _Ints | None:
+        together = _Ints(self._shards, self._part)
+        together._sources = [self, *(other for other in others if isinstance(other, _Ints))]
+        return together if len(together._sources) > len(others) else None
+
+
+class _Decoded:
+    """A part whose bytes go through its codec, or through a decoder of bytes and a generator."""
+
+    def __init__(
+        self,
+        shards: Shards,
+        choices: Sequence[tuple[str, Part]],
+        decoder: Callable[..., Any] | None,
+        form: Form | None,
+    ) -> None:
+        self._shards, self._choices = shards, choices
+        self._decoder, self._form = decoder, form
+
+    def read(self, place: Place) -> Any:
+        """The value of the first of the choices that the sample has."""
+        for name, part in self._choices:
+            data = self._shards.read(place.shard, place.row, name)
+            if data is None:
+                continue
+            if self._decoder is None:
+                return self._shards.decode(place.shard, place.row, name, part, data)
+            with named(lambda name=name: self._shards.at(place.shard, place.row, name)):  # type: ignore[misc]
+                return self._decoder(data, place.generator())
+        if all(part.optional for _, part in self._choices) and len(self._choices) == 1:
+            return None
+        name = self._choices[0][0]
+        raise SampleError(f"{self._shards.at(place.shard, place.row, name)}: the sample lacks it")
+
+    value = read
+
+    def gather(self, where: Places) -> None:
+        """See `PartReader`: every sample is decoded by itself."""
+
+    def add(self, builder: BlockBuilder, name: str, values: Sequence[Any]) -> None:
+        if self._form is not None:
+            add_formed(builder, name, self._form, values)
+        else:
+            add_listed(builder, name, values)
+
+    def joined(self, others: Sequence[PartReader]) -> PartReader | None:
+        alike = [other for other in others if type(other) is _Decoded]
+        if type(self) is not _Decoded or len(alike) < len(others):
+            return None
+        if all(other._form == self._form for other in alike):
+            return self
+        return _Decoded(self._shards, self._choices, self._decoder, None)
+
+
+class Called(_Decoded):
+    """A part whose decoded value goes through the user's own callable."""
+
+    def __init__(
+        self, shards: Shards, choices: Sequence[tuple[str, Part]], function: Callable[..., Any]
+    ) -> None:
+        super().__init__(shards, choices, None, None)
+        self._function, self._inferred = function, Inferred()
+
+    def read(self, place: Place) -> Any:
+        """See `PartReader`."""
+        with named(lambda: self._shards.at(place.shard, place.row, self._choices[0][0])):
+            return self._inferred.learn(self.value(place))
+
+    def value(self, place: Place) -> Any:
+        """See `PartReader`."""
+        value = super().read(place)
+        if value is None:
+            return None  # the sample lacks the part
+        name = self._choices[0][0]
+        place.seed_globally()
+        with named(lambda: self._shards.at(place.shard, place.row, name)):
+            return self._function(value)
+
+    def add(self, builder: BlockBuilder, name: str, values: Sequence[Any]) -> None:
+        """See `PartReader`."""
+        self._inferred.add(builder, name, values)
