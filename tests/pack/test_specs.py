@@ -9,7 +9,7 @@ import pytest
 
 import streamshard as ss
 from streamshard.errors import UsageError
-from streamshard.pack.graphs import graphs_of
+from streamshard.pack.specs import call_spec
 from tests.pack.sources import write_files
 
 SOURCE = b"""
@@ -69,12 +69,12 @@ def test_a_file_is_found_by_its_absolute_path_from_anywhere(
     here: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir("/")
-    assert len(list(graphs_of(f"{here}/rings_here.py:rings"))) == 3
+    assert len(list(call_spec(f"{here}/rings_here.py:rings", {}))) == 3
 
 
 def test_a_file_may_import_what_lies_beside_it(here: Path) -> None:
     write_files(here, {"rings_beside.py": b"from rings_here import rings as again\n"})
-    assert len(list(graphs_of("rings_beside.py:again"))) == 3
+    assert len(list(call_spec("rings_beside.py:again", {}))) == 3
 
 
 def test_a_file_may_define_dataclasses(here: Path) -> None:
@@ -90,7 +90,7 @@ def some():
     return [None] * Setting().count
 """
     write_files(here, {"rings_setting.py": text})
-    assert len(list(graphs_of("rings_setting.py:some"))) == 2
+    assert len(list(call_spec("rings_setting.py:some", {}))) == 2
 
 
 @pytest.mark.parametrize(
