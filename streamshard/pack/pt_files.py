@@ -94,6 +94,7 @@ def _read(place: PtPlace) -> tuple[Data, dict[str, Any]]:
 
 @functools.lru_cache(maxsize=1)  # places of one file come one after another
 def _graphs_of(path: str) -> list[Any]:
+    _check_sums(path)
     value = _load(path, mmap=False)
     graphs = value if isinstance(value, list) else [value]
     if not graphs:
@@ -108,6 +109,23 @@ def _count(path: str) -> int:
     except (ValueError, OSError):
         return 1
     return len(value) or 1 if isinstance(value, list) else 1
+
+
+def _check_sums(path: str) -> None:
+    """Compare the checksums in a file with its bytes, which PyTorch does not.
+
+    Raises:
+        ValueError: One is wrong.
+    """
+    if not zipfile.is_zipfile(path):  # the format before PyTorch 1.6, which has none
+        return
+    try:
+        with zipfile.ZipFile(path) as archive:
+            wrong = archive.testzip()
+    except (zipfile.BadZipFile, EOFError, NotImplementedError) as error:
+        raise ValueError(f"damaged: {error}") from None
+    if wrong:
+        raise ValueError(f"damaged: {wrong} in it has another CRC-32 than the file says")
 
 
 def _load(path: str, *, mmap: bool) -> Any:
