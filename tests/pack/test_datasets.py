@@ -13,6 +13,7 @@ from torch_geometric.datasets import TUDataset
 from torch_geometric.loader import ClusterData
 
 import streamshard as ss
+from tests.pack.datasets import TU
 from tests.pack.sources import ring, write_files
 from tests.pack.test_graphs import assert_same, numbered
 
@@ -42,15 +43,6 @@ class Rings(InMemoryDataset):  # type: ignore[misc]
 
     def ring(self, number: int) -> Data:
         return ring(2 + number, y=torch.tensor([number * self.scale]))
-
-
-TU = {
-    # Two graphs: a triangle of nodes 1 to 3, and a path of nodes 4 and 5.
-    "A.txt": "1, 2\n2, 1\n2, 3\n3, 2\n3, 1\n1, 3\n4, 5\n5, 4\n",
-    "graph_indicator.txt": "1\n1\n1\n2\n2\n",
-    "graph_labels.txt": "1\n-1\n",
-    "node_labels.txt": "0\n1\n2\n0\n1\n",
-}
 
 
 def test_a_dataset_class_is_packed_by_name_and_arguments(tmp_path: Path) -> None:

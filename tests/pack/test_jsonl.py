@@ -137,7 +137,7 @@ def test_a_compressed_file_gives_the_same_bytes_and_so_do_workers(tmp_path: Path
     assert files_of(tmp_path / "plain") == files_of(tmp_path / "gz")
 
 
-BAD = {
+BAD: dict[str, tuple[Fields | bytes, str]] = {
     "no-json": (b'{"x": ', "not JSON: "),
     "no-text": (b'{"name": "\xff"}', "not JSON: .*utf-8"),
     "no-object": (b"[1, 2]", "a list; one JSON object a line is wanted"),

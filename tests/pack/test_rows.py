@@ -51,7 +51,7 @@ def test_a_compressed_file_is_unpacked_into_a_copy_that_goes_away(
     tmp_path: Path, scratch: Path, suffix: str, compress: type
 ) -> None:
     path = tmp_path / f"a.txt.{suffix}"
-    path.write_bytes(compress(b"".join(LINES)))  # type: ignore[call-arg]
+    path.write_bytes(compress(b"".join(LINES)))
     rows = noted(str(path))
     assert rows[2].read() == LINES[2]
     assert str(rows[2]) == f"{path}:3"
