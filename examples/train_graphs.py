@@ -5,10 +5,10 @@
     python examples/train_graphs.py data/train data/test --resume        goes on where it stopped
     python examples/train_graphs.py data/molecules --smiles examples/molecules.csv --target logp
 
-The graphs have node features `x` and one number `y` each. Without TEST, a fifth of TRAIN is held out.
-With --smiles, the molecules of a CSV file are packed into TRAIN first. examples/molecules.csv has 600
-of ZINC (Irwin and Shoichet; a free database of compounds that can be bought), and of each what RDKit
-takes its octanol-water partition coefficient for (Wildman and Crippen 1999).
+The graphs have node features `x` and one number `y` each. Without TEST, a fifth of TRAIN is held
+out. With --smiles, the molecules of a CSV file are packed into TRAIN first. examples/molecules.csv
+has 600 of ZINC (Irwin and Shoichet; a free database of compounds that can be bought), and of each
+what RDKit takes its octanol-water partition coefficient for (Wildman and Crippen 1999).
 """
 
 import argparse
