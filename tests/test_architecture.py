@@ -25,6 +25,7 @@ MAY_KNOW = {
 }
 PURE = {"plan", "shard"}
 NOT_IN_PURE_ROOMS = {"torch", "torch_geometric", "time", "random", "os.environ", "datetime"}
+LOADS_TENSORS = PACKAGE / "pack" / "pt_files.py"
 ASKS_FOR_RANK = PACKAGE / "stream" / "dataset.py"
 
 
@@ -91,8 +92,28 @@ def test_nothing_unpickles_what_it_did_not_make() -> None:
     for path in modules():
         if path not in allowed:
             assert not {"pickle", "dill", "cloudpickle"} & set(imports(path)), path
-        assert "torch.load" not in path.read_text(), path
+        if path != LOADS_TENSORS:
+            assert "torch.load" not in path.read_text(), path
+            assert not {"torch.load", "torch.serialization.load"} & set(imports(path)), path
         assert "shell=True" not in path.read_text(), path
+
+
+def test_torch_load_is_called_in_one_file_and_always_for_tensors_only() -> None:
+    nodes = list(ast.walk(ast.parse(LOADS_TENSORS.read_text())))
+    named = [node for node in nodes if isinstance(node, ast.Attribute) and is_torch_load(node)]
+    called = [node for node in nodes if isinstance(node, ast.Call) and is_torch_load(node.func)]
+    assert named == [call.func for call in called] != [], "not to be passed on, or kept"
+    for call in called:
+        options = {option.arg: option.value for option in call.keywords}
+        checked = options["weights_only"]
+        assert isinstance(checked, ast.Constant)
+        assert checked.value is True
+        assert None not in options, "no **, which could say it again"
+    assert not {"torch.load", "torch.serialization"} & set(imports(LOADS_TENSORS))
+
+
+def is_torch_load(node: ast.expr) -> bool:
+    return ast.unparse(node) in ("torch.load", "torch.serialization.load")
 
 
 def run(code: str) -> str:

@@ -61,6 +61,22 @@ def test_triangles_are_learned_far_better_than_the_mean(folder: Path) -> None:
     assert error < mean / 2
 
 
+def test_molecules_are_packed_from_smiles_and_learned(folder: Path) -> None:
+    command = [sys.executable, ROOT / "examples/train_graphs.py", "molecules-zinc"]
+    command += ["--smiles", ROOT / "examples/molecules.csv", "--checkpoint", "molecules.pt"]
+    output = run(*command, "--epochs", 20, "--batch-size", 32, "--workers", 0, cwd=folder)
+    error, mean = last(output, r"test error ([\d.]+)"), last(output, r"the mean: ([\d.]+)")
+    assert error < mean * 0.6
+    output = run(*command, "--epochs", 21, "--resume", "--workers", 0, cwd=folder)
+    assert "resumed in epoch 20" in output
+
+
+def test_one_large_graph_is_learned_from_its_parts(folder: Path) -> None:
+    output = run(sys.executable, ROOT / "examples/train_clusters.py", "clusters", cwd=folder)
+    assert output.startswith("200 parts with ")
+    assert last(output, r"test accuracy ([\d.]+)%") >= 85, "a node's own features give 31"
+
+
 def test_examples_run_under_torchrun_and_resume(folder: Path) -> None:
     images = [*TORCHRUN, ROOT / "examples/train_images.py", "digits-train", "digits-test"]
     images += ["--checkpoint", "two.pt", "--epochs", 2, "--workers", 1]

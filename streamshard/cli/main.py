@@ -109,10 +109,27 @@ def pack_images(
 @pack_app.command("graphs")
 def pack_graphs(
     source: Annotated[
-        str, typer.Argument(metavar="SPEC", help="module:callable or file.py:callable.")
+        str,
+        typer.Argument(
+            metavar="SPEC",
+            help="module:callable or file.py:callable, a folder of .pt files, a .jsonl, or a .csv "
+            "with --smiles; the last two may be compressed, or URLs.",
+        ),
     ],
     destination: Destination,
+    smiles: Annotated[
+        str | None, typer.Option(metavar="COLUMN", help="Of a .csv: the molecules.")
+    ] = None,
+    target: Annotated[
+        list[str] | None,
+        typer.Option(metavar="COLUMN", help="Of a .csv: a number for y. Once for each."),
+    ] = None,
+    arg: Annotated[
+        list[str] | None,
+        typer.Option(metavar="NAME=VALUE", help="Of the callable: JSON or text. Once for each."),
+    ] = None,
     shard_size: ShardSize = "64MB",
+    workers: Annotated[int | None, typer.Option(min=0, help="Processes that read files.")] = None,
     shuffle: Shuffle = True,
     seed: Seed = 0,
     allow_empty: Annotated[bool, typer.Option(help="Take graphs without nodes.")] = False,
@@ -124,13 +141,18 @@ def pack_graphs(
     overwrite: Overwrite = False,
     as_json: AsJson = False,
 ) -> None:
-    """Pack PyG graphs; SPEC names a callable that returns an iterable of Data."""
+    """Pack PyG graphs: from files, or from a callable that returns them, such as a dataset."""
     from streamshard.pack import graphs
+    from streamshard.pack.specs import parse_args
 
+    args = parse_args(arg or [])
     with progress("packing graphs") as report:
         summary = graphs.pack_graphs(
             source,
             destination,
+            smiles=smiles,
+            targets=target or (),
+            args=args,
             shard_size=shard_size,
             shuffle=shuffle,
             seed=seed,
@@ -139,6 +161,8 @@ def pack_graphs(
             narrow=narrow,
             on_error=on_error.value,
             overwrite=overwrite,
+            workers=workers,
+            start_method="forkserver",  # see pack_images
             progress=report,
         )
     _print_summary(summary, destination, as_json=as_json)

@@ -2,25 +2,25 @@
 
 from __future__ import annotations
 
-import contextlib
-import importlib
-import importlib.util
 import os
-import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence, Sized
-from pathlib import Path
+from concurrent.futures import Executor
 from typing import TYPE_CHECKING, Any
 
 from streamshard.codec.graph import GraphCodec
 from streamshard.codec.pyg import without_others
 from streamshard.errors import SampleError, UsageError
 from streamshard.pack.encode import KEY
+from streamshard.pack.graph_files import GraphFiles, GraphReader
 from streamshard.pack.job import OnError, Progress, Summary, pack
 from streamshard.pack.sources import Sample, pack_order
+from streamshard.pack.specs import graphs_of
 from streamshard.pack.writer import ShardWriter
 
 if TYPE_CHECKING:
     from torch_geometric.data import Data
+
+_FEW = 5_000  # graphs in files that are encoded before another process has imported PyG
 
 
 class Graphs:
@@ -36,26 +36,15 @@ class Graphs:
     place = None  # keys are the graphs' numbers
     portable = False  # the objects are in this process already
 
-    def __init__(
-        self,
-        graphs: Iterable[Data],
-        *,
-        seed: int | None,
-        allow_empty: bool,
-        allow_nan: bool,
-        narrow: bool = False,
-    ) -> None:
+    def __init__(self, graphs: Iterable[Data], *, seed: int | None, codec: GraphCodec) -> None:
         """Take the graphs.
 
         Args:
             graphs: Anything that can be iterated; shuffled only where it has a length and can be
                 indexed, since a stream would have to be held in memory for that.
             seed: Of the order in which samples are packed; None keeps the order.
-            allow_empty: Take graphs without nodes.
-            allow_nan: Take NaN and infinity.
-            narrow: Keep integers in as few bytes as each graph's values allow.
+            codec: Encodes graphs, and refuses what it is not to allow.
         """
-        codec = GraphCodec(allow_empty=allow_empty, allow_nan=allow_nan, narrow=narrow)
         self.codecs = {"graph": codec}
         self.notes: list[str] = []
         self._graphs, self._seed = graphs, seed
@@ -100,62 +89,19 @@ class _IndexedGraphs:
         return ((f"{number:0{width}d}", self._graphs[number]) for number in self._order)
 
 
-def graphs_of(spec: str) -> Iterable[Any]:
-    """What a spec on the command line stands for.
-
-    Args:
-        spec: `module:callable` or `file.py:callable`; the current folder is looked in too. The
-            callable takes nothing and returns an iterable of `Data`.
-
-    Raises:
-        UsageError: The spec is of another kind, or does not lead to a callable.
-    """
-    place, colon, name = spec.rpartition(":")
-    if not colon or not place or not name:
-        raise UsageError(f"{spec!r} is not a graph source; module:callable or file.py:callable is")
-    function = getattr(_module(place), name, None)
-    if not callable(function):
-        raise UsageError(f"{spec}: there is no callable {name!r} in {place}")
-    graphs = function()
-    if hasattr(graphs, "__cat_dim__") or not isinstance(graphs, Iterable):
-        raise UsageError(f"{spec} returned a {type(graphs).__name__}, not an iterable of graphs")
-    return graphs
-
-
-def _module(place: str) -> Any:
-    if place.endswith(".py"):
-        if not os.path.isfile(place):
-            raise UsageError(f"{place}: no such file")
-        module_spec = importlib.util.spec_from_file_location(Path(place).stem, place)
-        assert module_spec
-        assert module_spec.loader
-        module = importlib.util.module_from_spec(module_spec)
-        sys.modules[module_spec.name] = module  # dataclasses look themselves up there
-        with _imported_from(os.path.dirname(os.path.abspath(place))):
-            module_spec.loader.exec_module(module)
-        return module
-    if place.startswith("."):
-        raise UsageError(f"{place}: relative modules are not looked up; give the whole name")
-    with _imported_from(os.getcwd()):
-        try:
-            return importlib.import_module(place)
-        except ModuleNotFoundError as error:
-            raise UsageError(f"{place}: no module named {error.name!r}") from None
-
-
-@contextlib.contextmanager
-def _imported_from(folder: str) -> Iterator[None]:
-    sys.path.insert(0, folder)
-    try:
-        yield
-    finally:
-        sys.path.remove(folder)
+def _as_source(graphs: Any, *, seed: int | None, codec: GraphCodec) -> Graphs | GraphFiles:
+    if isinstance(graphs, GraphReader):
+        return GraphFiles(graphs, split=Graphs.load, seed=seed, codec=codec)
+    return Graphs(graphs, seed=seed, codec=codec)
 
 
 def pack_graphs(
-    source: str | Iterable[Data],
+    source: str | os.PathLike[str] | Iterable[Data],
     destination: str | os.PathLike[str],
     *,
+    smiles: str | None = None,
+    targets: Sequence[str] = (),
+    args: Mapping[str, Any] | None = None,
     shard_size: int | str = "64MB",
     shuffle: bool = True,
     seed: int = 0,
@@ -164,14 +110,22 @@ def pack_graphs(
     narrow: bool = False,
     on_error: OnError = "raise",
     overwrite: bool = False,
+    workers: int | None = None,
+    executor: Executor | None = None,
+    start_method: str | None = None,
     storage_options: Mapping[str, Any] | None = None,
     progress: Progress | None = None,
 ) -> Summary:
     """Pack graphs into shards, each as one part `graph`; keys are their numbers.
 
     Args:
-        source: An iterable of PyG `Data`, or `module:callable` or `file.py:callable` of one.
+        source: Graphs: an iterable of PyG `Data`, a PyG dataset, `ClusterData`. Or where they are:
+            a `.csv` of molecules, a `.jsonl`, a folder of `.pt` files, or `module:callable` or
+            `file.py:callable`, a function that returns graphs or a dataset's class.
         destination: Folder or URL; it must hold nothing yet.
+        smiles: The column of a `.csv` that holds the molecule.
+        targets: The columns of a `.csv` that become `y`.
+        args: Arguments of the callable.
         shard_size: Bytes of a shard, a number or such as "64MB" (decimal).
         shuffle: Pack in random order, where the source has a length and can be indexed.
         seed: Of that order.
@@ -181,23 +135,33 @@ def pack_graphs(
             their own dtype again, but other readers of the tars see the narrow one.
         on_error: "raise", or "skip" to leave out what can't be packed.
         overwrite: Replace the dataset that lies there.
-        storage_options: For fsspec.
+        workers: Processes that read and encode, where graphs come from a `.csv`, a `.jsonl` or
+            `.pt` files; other graphs are in this process already. By default all cores from 5,000
+            graphs on, and this process alone for fewer.
+        executor: Use this `concurrent.futures` executor instead.
+        start_method: Of those processes: fork, spawn or forkserver; the platform's default if None.
+        storage_options: For fsspec, to reach the destination.
         progress: Called with samples done, samples in all, and bytes done.
 
     Returns:
         What was done.
 
     Raises:
-        SampleError: A graph can't be packed, and `on_error` is "raise"; named by its number.
+        SampleError: A graph can't be packed, and `on_error` is "raise"; named by its number and,
+            where it comes from a file, by its place there.
+        PackError: There are no graphs where they should be.
         UsageError: The destination is not empty, or an argument breaks its rule.
     """
-    graphs = Graphs(
-        graphs_of(source) if isinstance(source, str) else source,
+    spec = os.fspath(source) if isinstance(source, str | os.PathLike) else None
+    if spec is None and (smiles is not None or targets or args):
+        raise UsageError("smiles=, targets= and args= go with a source that is a path or spec")
+    graphs = _as_source(
+        source if spec is None else graphs_of(spec, smiles=smiles, targets=targets, args=args),
         seed=seed if shuffle else None,
-        allow_empty=allow_empty,
-        allow_nan=allow_nan,
-        narrow=narrow,
+        codec=GraphCodec(allow_empty=allow_empty, allow_nan=allow_nan, narrow=narrow),
     )
+    if workers is None and isinstance(graphs, GraphFiles) and len(graphs.inputs()) < _FEW:
+        workers = 0
     writer = ShardWriter(
         destination,
         shard_size=shard_size,
@@ -205,7 +169,15 @@ def pack_graphs(
         overwrite=overwrite,
         storage_options=storage_options,
     )
-    summary = pack(graphs, writer, on_error=on_error, progress=progress)
+    summary = pack(
+        graphs,
+        writer,
+        workers=workers,
+        executor=executor,
+        start_method=start_method,
+        on_error=on_error,
+        progress=progress,
+    )
     summary.notes += _widened(writer.manifest.parts["graph"].schema)
     return summary
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import operator
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,7 +19,7 @@ from streamshard.codec.registry import IMAGE_SUFFIXES
 from streamshard.errors import PackError, SampleError, UsageError
 from streamshard.pack.encode import KEY, escape_key
 from streamshard.pack.job import OnError, Progress, Summary, pack
-from streamshard.pack.sources import Sample, pack_order
+from streamshard.pack.sources import Sample, pack_order, walk
 from streamshard.pack.writer import ShardWriter
 
 Keys = Literal["path", "number"]
@@ -149,7 +149,7 @@ class ImageFolder:
             what = "is a file, not a folder" if os.path.exists(root) else "no such folder"
             raise PackError(f"{root}: {what}")
         images, folders, others = [], [], 0
-        for folder, files in _walk(root):
+        for folder, files in walk(root):
             below = Path(folder).relative_to(root)
             folders.append(below)
             for name in files:
@@ -184,22 +184,6 @@ class ImageFolder:
     def portable(self) -> bool:
         """See `Source`: only decoding and encoding is worth another process."""
         return self.load.transforms
-
-
-def _walk(root: str) -> Iterator[tuple[str, list[str]]]:
-    """Every folder and its files but the hidden ones, links followed."""
-    seen: set[tuple[int, int]] = set()  # so that a link to a folder above ends somewhere
-    for folder, folders, files in os.walk(root, onerror=_not_listed, followlinks=True):
-        folders[:] = sorted(name for name in folders if not name.startswith("."))
-        stat = os.stat(folder)
-        if (stat.st_dev, stat.st_ino) in seen:
-            raise PackError(f"{folder}: a link to a folder that is there already below {root}")
-        seen.add((stat.st_dev, stat.st_ino))
-        yield folder, sorted(name for name in files if not name.startswith("."))
-
-
-def _not_listed(error: OSError) -> None:
-    raise PackError(f"{error.filename}: {error.strerror}")
 
 
 def _part_of_image(path: Path) -> str:

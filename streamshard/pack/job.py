@@ -15,7 +15,7 @@ from concurrent.futures import Executor, Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, field
 from multiprocessing import get_context
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import torch
 
@@ -55,28 +55,34 @@ class Summary:
     fingerprint: str = ""
 
 
+class _Encoded(NamedTuple):
+    """What became of one input: key and parts, or why there are none; errors are values here."""
+
+    where: str  # in front of what the writer may have against it
+    sample: tuple[str, dict[str, Packed]] | SampleError
+
+
 @dataclass(frozen=True)
 class _EncodeChunk:
-    """Loads and encodes some inputs; errors come back as values, in their places."""
+    """Loads and encodes some inputs."""
 
     load: Callable[[Any], Sample]
     encoder: Encoder
     place: Callable[[Any], str] | None
 
-    def __call__(self, inputs: list[Any]) -> list[tuple[str, dict[str, Packed]] | SampleError]:
-        results: list[tuple[str, dict[str, Packed]] | SampleError] = []
-        for item in inputs:
-            try:
-                sample = self.load(item)
-            except SampleError as error:
-                results.append(error)
-                continue
-            try:
-                results.append(self.encoder(sample))
-            except SampleError as error:
-                where = f"{self.place(item)}: " if self.place else ""
-                results.append(SampleError(f"{where}{error}"))
-        return results
+    def __call__(self, inputs: list[Any]) -> list[_Encoded]:
+        return [self._encode(given) for given in inputs]
+
+    def _encode(self, given: Any) -> _Encoded:
+        where = f"{self.place(given)}: " if self.place else ""
+        try:
+            sample = self.load(given)
+        except SampleError as error:  # which names the place itself
+            return _Encoded(where, error)
+        try:
+            return _Encoded(where, self.encoder(sample))
+        except SampleError as error:
+            return _Encoded(where, SampleError(f"{where}{error}"))
 
 
 def pack(
@@ -112,11 +118,9 @@ def pack(
     total = len(inputs) if isinstance(inputs, Sized) else None
     encode = _EncodeChunk(source.load, Encoder(source.codecs), source.place)
     with _pool(executor, _workers(source, workers), start_method) as pool, writer:
-        for result in _encoded(inputs, encode, pool):
+        for encoded in _encoded(inputs, encode, pool):
             try:
-                if isinstance(result, SampleError):
-                    raise result
-                writer.append(*result)
+                _append(encoded, writer)
                 summary.samples += 1
             except SampleError as error:
                 if on_error == "raise":
@@ -131,6 +135,15 @@ def pack(
     summary.fingerprint = writer.manifest.fingerprint
     summary.seconds = time.monotonic() - begin
     return summary
+
+
+def _append(encoded: _Encoded, writer: ShardWriter) -> None:
+    if isinstance(encoded.sample, SampleError):
+        raise encoded.sample
+    try:
+        writer.append(*encoded.sample)
+    except SampleError as error:
+        raise SampleError(f"{encoded.where}{error}") from None
 
 
 def _workers(source: Source, workers: int | None) -> int:
@@ -164,14 +177,14 @@ def _pool(
 
 def _encoded(
     inputs: Iterable[Any], encode: _EncodeChunk, pool: Executor | None
-) -> Iterator[tuple[str, dict[str, Packed]] | SampleError]:
+) -> Iterator[_Encoded]:
     """Encoded samples in the order of their inputs, a bounded number of chunks ahead."""
     if pool is None:
-        for item in inputs:
-            yield from encode([item])
+        for given in inputs:
+            yield from encode([given])
         return
     ahead = _AHEAD * getattr(pool, "_max_workers", 2)
-    pending: deque[Future[list[tuple[str, dict[str, Packed]] | SampleError]]] = deque()
+    pending: deque[Future[list[_Encoded]]] = deque()
     for chunk in chunks(inputs, _CHUNK):
         pending.append(pool.submit(encode, chunk))
         if len(pending) > ahead:

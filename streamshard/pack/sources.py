@@ -7,12 +7,15 @@ sample, in whichever process. What it finds while listing (class names, odd file
 from __future__ import annotations
 
 import itertools
+import os
+from array import array
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, Protocol
 
 import numpy as np
 
 from streamshard.codec.base import Codec
+from streamshard.errors import PackError
 from streamshard.plan.permute import key_of, permute
 
 Sample = dict[str, Any]
@@ -48,12 +51,32 @@ class Source(Protocol):
 
 
 def pack_order(length: int, seed: int | None) -> Sequence[int]:
-    """A permutation of 0..length-1, or that range itself."""
+    """A permutation of 0..length-1, or that range itself; eight bytes a number."""
     if seed is None:
         return range(length)
     numbers = np.arange(length, dtype=np.int64)
-    order: list[int] = permute(numbers, np.array([length], np.int64), key_of(seed)).tolist()
-    return order
+    permuted = permute(numbers, np.array([length], np.int64), key_of(seed))
+    return array("q", permuted.astype(np.int64).tobytes())
+
+
+def walk(root: str) -> Iterator[tuple[str, list[str]]]:
+    """Every folder below one and its files but the hidden ones, sorted, links followed.
+
+    Raises:
+        PackError: A folder can't be read, or comes back below itself.
+    """
+    seen: set[tuple[int, int]] = set()  # so that a link to a folder above ends somewhere
+    for folder, folders, files in os.walk(root, onerror=_not_listed, followlinks=True):
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        stat = os.stat(folder)
+        if (stat.st_dev, stat.st_ino) in seen:
+            raise PackError(f"{folder}: a link to a folder that is there already below {root}")
+        seen.add((stat.st_dev, stat.st_ino))
+        yield folder, sorted(name for name in files if not name.startswith("."))
+
+
+def _not_listed(error: OSError) -> None:
+    raise PackError(f"{error.filename}: {error.strerror}")
 
 
 def chunks(inputs: Iterable[Any], size: int) -> Iterator[list[Any]]:

@@ -127,7 +127,7 @@ class RemoteStore:
 
     def stream(self, name: str) -> BufferedIOBase:
         """See `Store`."""
-        with _remote(f"{self.where}/{name}"):
+        with _remote(redact(f"{self._url}/{name}")):
             file: BufferedIOBase = self.connect().open(self._path(name), "rb")
             return file
 

@@ -12,6 +12,7 @@ import pytest
 
 import streamshard as ss
 from tests.cli.command import COMMAND, Here, environment, streamshard_command
+from tests.pack.datasets import TU
 from tests.pack.sources import class_folders, files_of, image_bytes, write_files, write_tar
 
 GRAPHS = b"""
@@ -111,6 +112,35 @@ def test_pack_graphs_takes_a_file_of_the_current_folder(place: Path, tmp_path: P
         nodes = int(sample["__key__"]) + 1
         assert sample["graph"].num_nodes == nodes
         assert sample["json"] == {"name": f"ring {nodes}"}
+
+
+def test_pack_graphs_takes_files_with_their_options(tmp_path: Path, here: Here) -> None:
+    text = "name,molecule,a,b\nethanol,CCO,1,2\nnonsense,C1C,3,4\nmethane,C,5,6\n"
+    write_files(tmp_path, {"a.csv": text.encode()})
+    columns = ("--smiles", "molecule", "--target", "b", "--target", "a")
+    done = here(
+        *("pack", "graphs", "a.csv", "dst", *columns, "--on-error", "skip", "--workers", 1),
+        cwd=tmp_path,
+    )
+    assert done.status == 0
+    lines = done.out.splitlines()
+    assert lines[0].startswith("dst: 2 samples in 1 shards")
+    assert lines[-2] == "1 inputs were skipped:"
+    assert "a.csv:3: SMILES 'C1C'" in lines[-1]
+    options: dict[str, Any] = {"smiles": "molecule", "targets": ["b", "a"], "on_error": "skip"}
+    ss.pack_graphs(tmp_path / "a.csv", tmp_path / "api", **options)
+    assert files_of(tmp_path / "dst") == files_of(tmp_path / "api")
+
+
+def test_pack_graphs_gives_a_dataset_its_arguments(tmp_path: Path, here: Here) -> None:
+    write_files(tmp_path, {f"root/TINY/raw/TINY_{name}": t.encode() for name, t in TU.items()})
+    args = ("--arg", "root=root", "--arg", "name=TINY", "--arg", "use_node_attr=true")
+    spec = "torch_geometric.datasets:TUDataset"
+    done = here("pack", "graphs", spec, "dst", *args, "--json", cwd=tmp_path)
+    assert done.status == 0
+    assert one_object(done.out)["samples"] == 2
+    shards = ss.open(str(tmp_path / "dst"))
+    assert sorted(shards[row]["graph"].num_nodes for row in range(2)) == [2, 3]
 
 
 def test_index_makes_sidecars_that_every_command_reads(tmp_path: Path, here: Here) -> None:
