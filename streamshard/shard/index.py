@@ -3,23 +3,28 @@
 The index of a shard is a safetensors file of arrays, one row a sample in the order of the tar:
 
     key.data, key.ends      the keys, UTF-8, end to end, and where each ends
-    PART.offset             int64: where the data of this part begins in the tar
-    PART.size               int64: its bytes; -1 where the sample has no such part
+    PART.offset             where the data of this part begins in the tar
+    PART.size               its bytes; -1 where the sample has no such part
     PART.crc32              uint32: zlib.crc32 of the data
-    PART=                   int64: the value itself, for parts that are one integer (`cls`)
-    PART:FACT               int64: what the part's codec tells of it (`jpg:width`, `graph:nodes`)
+    PART=                   the value itself, for parts that are one integer (`cls`)
+    PART:FACT               what the part's codec tells of it (`jpg:width`, `graph:nodes`)
+
+Numbers are int32 where all of a column fit, and int64 where not; the facts of a part are of one
+dtype together.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import NamedTuple, cast
+from typing import Any, NamedTuple, cast
 
 import numpy as np
 from numpy.typing import NDArray
 
 from streamshard.errors import DamagedError
 from streamshard.shard import columns, tar
+
+Numbers = NDArray[np.signedinteger[Any]]  # int32 or int64
 
 MISSING = -1
 VALUE = ""  # the name of the fact that is the part's value itself
@@ -29,13 +34,13 @@ class Extent(NamedTuple):
     """Where one part lies in the tar, for every row of a shard: three arrays of one length.
 
     Attributes:
-        offset: int64, of the data.
-        size: int64, bytes; -1 where the sample has no such part.
+        offset: int32 or int64, of the data.
+        size: int32 or int64, bytes; -1 where the sample has no such part.
         crc32: uint32.
     """
 
-    offset: NDArray[np.int64]
-    size: NDArray[np.int64]
+    offset: Numbers
+    size: Numbers
     crc32: NDArray[np.uint32]
 
 
@@ -46,7 +51,7 @@ class Index:
         self._arrays = arrays
         self._where = where
         self._extents: dict[str, Extent] = {}
-        self._matrices: dict[str, tuple[dict[str, int], NDArray[np.int64]]] = {}
+        self._matrices: dict[str, tuple[dict[str, int], Numbers]] = {}
         self.keys = columns.Strings(
             cast("NDArray[np.uint8]", self._array("key.data")),
             cast("NDArray[np.int64]", self._array("key.ends")),
@@ -68,30 +73,31 @@ class Index:
             self._extents[part] = Extent(*arrays)  # type: ignore[arg-type]
         return self._extents[part]
 
-    def fact(self, part: str, name: str = VALUE) -> NDArray[np.int64]:
-        """What the codec told of `part` at pack, (rows,) int64; by default the value itself."""
-        return cast("NDArray[np.int64]", self._array(_fact_name(part, name)))
+    def fact(self, part: str, name: str = VALUE) -> Numbers:
+        """What the codec told of `part` at pack, (rows,); by default the value itself."""
+        return cast("Numbers", self._array(_fact_name(part, name)))
 
     def facts(self) -> dict[str, NDArray[np.int64]]:
         """All columns of values and facts: `cls`, `jpg:width`, `graph:nodes`, …."""
         return {
-            name.removesuffix("="): cast("NDArray[np.int64]", array)
+            name.removesuffix("="): array.astype(np.int64)
             for name, array in self._arrays.items()
             if "=" in name or ":" in name
         }
 
-    def matrix(self, part: str) -> tuple[Mapping[str, int], NDArray[np.int64]]:
+    def matrix(self, part: str) -> tuple[Mapping[str, int], Numbers]:
         """All facts of a part at once.
 
         Returns:
-            The row of each fact by name, and a (facts, rows) int64 matrix: a view of the file where
-            the columns lie one behind another there, as ours do, and a copy where they don't.
+            The row of each fact by name, and a (facts, rows) matrix of int32 or int64: a view of
+            the file where the columns lie one behind another there, as ours do, and a copy where
+            they don't.
         """
         if part not in self._matrices:
             prefix = f"{part}:"
             named = {name: array for name, array in self._arrays.items() if name.startswith(prefix)}
             names = sorted(named, key=lambda name: named[name].ctypes.data)
-            matrix = _side_by_side([cast("NDArray[np.int64]", named[name]) for name in names])
+            matrix = _side_by_side([cast("Numbers", named[name]) for name in names])
             rows = {name.removeprefix(prefix): row for row, name in enumerate(names)}
             self._matrices[part] = rows, matrix
         return self._matrices[part]
@@ -107,12 +113,17 @@ class Index:
             raise DamagedError(f"{self._where}: column {name!r} is missing") from None
 
 
-def _side_by_side(arrays: Sequence[NDArray[np.int64]]) -> NDArray[np.int64]:
+def _side_by_side(
+    arrays: Sequence[Numbers],
+) -> Numbers:
     """The arrays as the rows of one matrix, without a copy where they lie one behind another."""
     if not arrays or not len(arrays[0]):
         return np.zeros((len(arrays), 0), np.int64)
     first, nbytes = arrays[0].ctypes.data, arrays[0].nbytes
-    if all(array.ctypes.data == first + row * nbytes for row, array in enumerate(arrays)):
+    are_alike = len({array.dtype for array in arrays}) == 1
+    if are_alike and all(
+        array.ctypes.data == first + row * nbytes for row, array in enumerate(arrays)
+    ):
         shape, strides = (len(arrays), len(arrays[0])), (nbytes, arrays[0].itemsize)
         return np.lib.stride_tricks.as_strided(arrays[0], shape, strides, writeable=False)
     return np.stack(arrays)
@@ -152,18 +163,25 @@ class IndexBuilder:
         arrays: columns.Columns = {"key.data": keys.data, "key.ends": keys.ends}
         for part in self._parts:
             cells = [row.get(part) for row in self._rows]
+            crcs = [cell.crc32 if cell else 0 for cell in cells]
             arrays |= {
-                f"{part}.offset": _column(cell and cell.member.offset for cell in cells),
-                f"{part}.size": _column(cell and cell.member.size for cell in cells),
-                f"{part}.crc32": _column((cell.crc32 if cell else 0) for cell in cells).astype(
-                    np.uint32
-                ),
+                f"{part}.offset": _narrowed(_column(cell and cell.member.offset for cell in cells)),
+                f"{part}.size": _narrowed(_column(cell and cell.member.size for cell in cells)),
+                f"{part}.crc32": np.array(crcs, np.uint32),
             }
-            for name in sorted({name for cell in cells if cell for name in cell.facts}):
-                arrays[_fact_name(part, name)] = _column(
-                    cell and cell.facts.get(name) for cell in cells
-                )
+            names = sorted({name for cell in cells if cell for name in cell.facts})
+            facts = [_column(cell and cell.facts.get(name) for cell in cells) for name in names]
+            # All of one dtype, so that they can be seen as one matrix.
+            for name, column in zip(names, _narrowed(np.array(facts)), strict=True):
+                arrays[_fact_name(part, name)] = column
         return columns.to_bytes(arrays)
+
+
+def _narrowed(values: NDArray[np.int64]) -> Numbers:
+    """The numbers in 32 bits, where they fit."""
+    limits = np.iinfo(np.int32)
+    fits = not values.size or (values.min() >= limits.min and values.max() <= limits.max)
+    return values.astype(np.int32) if fits else values
 
 
 def _column(values: Iterable[int | None]) -> NDArray[np.int64]:
