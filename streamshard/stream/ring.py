@@ -45,6 +45,11 @@ class Place(NamedTuple):
     nbytes: int
     layout_bytes: int
 
+    @property
+    def own(self) -> tuple[int, int]:
+        """What its worker knows it by."""
+        return self.ring, self.descriptor if self.ring == FRESH else self.start
+
 
 class _Memfd:
     """Nameless memory, mapped."""
@@ -52,9 +57,8 @@ class _Memfd:
     def __init__(self, nbytes: int) -> None:
         self.descriptor = os.memfd_create("streamshard")
         os.ftruncate(self.descriptor, nbytes)
-        self.bytes: NDArray[np.uint8] = np.zeros(0, np.uint8)
-        if nbytes:
-            self.bytes = np.frombuffer(mmap.mmap(self.descriptor, nbytes), np.uint8)
+        mapping = mmap.mmap(self.descriptor, nbytes) if nbytes else b""
+        self.bytes: NDArray[np.uint8] = np.frombuffer(mapping, np.uint8)
 
     def close(self) -> None:
         """Keep no descriptor; the mapping goes with its last user."""
@@ -130,14 +134,18 @@ class BlockMemory:
             number, size = FRESH, nbytes + len(layout)
         return Place(number, current.descriptor, size, start, nbytes, len(layout))
 
-    def take_back(self, place: Place) -> None:
-        """A slot can be written again; fresh memory now belongs to who took it."""
-        if place.ring == FRESH:
-            self._fresh.remove(place.descriptor)
-            os.close(place.descriptor)
+    def take_back(self, ring: int, number: int) -> None:
+        """A slot can be written again; fresh memory now belongs to who took it.
+
+        Args:
+            ring: Of the place.
+            number: Its start in a ring, and its descriptor otherwise.
+        """
+        if ring == FRESH:
+            self._fresh.remove(number)
+            os.close(number)
             return
-        ring = next(ring for ring in self._rings if ring.number == place.ring)
-        ring.free.append(place.start)
+        next(each for each in self._rings if each.number == ring).free.append(number)
         self._close_left_behind()
 
     def _ring_for(self, nbytes: int) -> _Ring | None:

@@ -18,7 +18,7 @@ import traceback
 from collections.abc import Iterator
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
-from typing import NamedTuple
+from typing import NamedTuple, Self
 
 import torch
 
@@ -47,16 +47,6 @@ class Start(NamedTuple):
     step: int
 
 
-class Back(NamedTuple):
-    """The note that a block's place is the worker's again, and another may be made.
-
-    Attributes:
-        place: Of a block that was given back, or taken where its memory is fresh.
-    """
-
-    place: Place
-
-
 class Made(NamedTuple):
     """A block that waits to be taken.
 
@@ -67,6 +57,15 @@ class Made(NamedTuple):
 
     generation: int
     place: Place
+
+    def message(self) -> tuple[int, ...]:
+        """As it is sent: pickling integers takes a third of the time that pickling this takes."""
+        return (self.generation, *self.place)
+
+    @classmethod
+    def of(cls, message: tuple[int, ...]) -> Self:
+        """From what was sent."""
+        return cls(message[0], Place(*message[1:]))
 
 
 class Failed(NamedTuple):
@@ -152,10 +151,10 @@ class _Worker:
     def _listen(self) -> None:
         """Take one message; a new order stands until it is begun."""
         message = self._connection.recv()
-        if isinstance(message, Back):
-            self._memory.take_back(message.place)
-        else:
+        if isinstance(message, Start):
             self._start = message
+        else:
+            self._memory.take_back(*message)
 
     def _serve(self, start: Start) -> None:
         """Make steps, epoch after epoch, until there is another order or a step fails."""
@@ -185,7 +184,8 @@ class _Worker:
             self._connection.send(Failed(generation, kind, message))
             return False
         layout = pickle.dumps(block.layout, pickle.HIGHEST_PROTOCOL)
-        self._connection.send(Made(generation, self._memory.hand_over(layout)))
+        made = Made(generation, self._memory.hand_over(layout))
+        self._connection.send(made.message())
         return True
 
 

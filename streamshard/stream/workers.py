@@ -23,7 +23,7 @@ from streamshard.stream.dataset import ShardDataset
 from streamshard.stream.mapped import MappedMemory
 from streamshard.stream.memory import memory_left
 from streamshard.stream.ring import FRESH, Place
-from streamshard.stream.worker import Back, Failed, Job, Made, Start, work
+from streamshard.stream.worker import Failed, Job, Made, Start, work
 
 _JOIN_SECONDS = 5.0
 
@@ -40,7 +40,11 @@ class _Handle:
         self._poll.register(connection, select.POLLIN)
         self._poll.register(process.sentinel, select.POLLIN)
 
-    def send(self, message: Start | Back) -> None:
+    def give_back(self, place: Place) -> None:
+        """Tell the worker that a place is its own again, and that it may make another block."""
+        self.send(place.own)
+
+    def send(self, message: Start | tuple[int, ...]) -> None:
         """Tell the worker, unless it is gone; that shows when something is expected of it."""
         try:
             self.connection.send(message)
@@ -53,10 +57,10 @@ class _Handle:
         if self.connection.fileno() not in ready and not self.connection.poll():
             return None
         try:
-            message: Made | Failed = self.connection.recv()
+            message: Failed | tuple[int, ...] = self.connection.recv()
         except (EOFError, OSError):
             return None
-        return message
+        return message if isinstance(message, Failed) else Made.of(message)
 
     def end(self) -> None:
         """Make sure that the process is gone."""
@@ -136,7 +140,7 @@ class WorkerPool:
                 self._replace(worker, step)
             elif message.generation != self._generation:
                 if isinstance(message, Made):
-                    self._handles[worker].send(Back(message.place))
+                    self._handles[worker].give_back(message.place)
             elif isinstance(message, Failed):
                 raise getattr(errors, message.kind)(message.message)
             else:
@@ -149,7 +153,7 @@ class WorkerPool:
         """The oldest block that is still lent may be written again; nothing where none is."""
         if self._lent:
             handle, place = self._lent.popleft()
-            handle.send(Back(place))
+            handle.give_back(place)
 
     def _take(self, worker: int, place: Place) -> Block | None:
         """A block as this process sees it; on loan, or its worker may make another.
@@ -166,7 +170,7 @@ class WorkerPool:
                 return None
             raise
         if place.ring == FRESH:
-            handle.send(Back(place))
+            handle.give_back(place)
         else:
             self._lent.append((handle, place))
         return block
