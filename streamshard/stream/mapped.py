@@ -14,6 +14,8 @@ from numpy.typing import NDArray
 from streamshard.stream.block import Block, tensor_on
 from streamshard.stream.ring import FRESH, Place
 
+_PORTABLE = 1  # cudaHostRegisterPortable: locked for every GPU
+
 
 class MappedMemory:
     """The memory of one worker, which may have ended: what is mapped stays valid."""
@@ -74,7 +76,7 @@ def _lock_pages(ring: NDArray[np.uint8], device: torch.device) -> None:
     """Let CUDA copy from a ring without a copy between; where it may not, blocks are pinned."""
     cudart = torch.cuda.cudart()  # type: ignore[no-untyped-call]
     address, success = ring.ctypes.data, cudart.cudaError.success
-    if cudart.cudaHostRegister(address, ring.nbytes, 0) == success:
+    if cudart.cudaHostRegister(address, ring.nbytes, _PORTABLE) == success:
         # Before the mapping goes; not when the process ends, when CUDA may have gone first.
         weakref.finalize(ring, cudart.cudaHostUnregister, address).atexit = False
         return
