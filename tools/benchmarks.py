@@ -199,7 +199,9 @@ def plan() -> dict[str, float]:
 
 
 def details(folder: Path) -> dict[str, float]:
-    """Headers checked at once or with their data, and the price of the permutation."""
+    """Headers checked at once or with their data, the permutation, and how batches travel."""
+    from transport import transport
+
     from streamshard.plan import permute
     from streamshard.shard import tar
 
@@ -239,7 +241,7 @@ def details(folder: Path) -> dict[str, float]:
         * 1e6,
     }
     os.close(descriptor)
-    return figures
+    return figures | transport()
 
 
 def report(rates: dict[str, list[float]]) -> dict[str, float]:

@@ -27,6 +27,7 @@ from torch_geometric.data import Data
 
 import streamshard as ss
 from streamshard.stream import device, workers
+from streamshard.stream import loader as loader_module
 from streamshard.stream.block import BlockBuilder, plain_memory
 from streamshard.stream.mapped import MappedMemory
 from streamshard.stream.ring import FRESH, BlockMemory
@@ -265,14 +266,21 @@ def test_batches_on_another_device_keep_what_stays_on_the_host(even: str) -> Non
     assert collect(pickle.loads(pickle.dumps(kept))) == expected
 
 
-@pytest.mark.parametrize("device", [None, "meta"])
-def test_iterators_left_behind_loads_and_closes_lose_no_slot(even: str, device: Any) -> None:
-    """Twenty random turns with one slot to lose: a lost one would stop the stream."""
+@pytest.mark.parametrize("where", ["here", "meta", "copied ahead"])
+def test_iterators_left_behind_loads_and_closes_lose_no_slot(
+    even: str, where: str, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest
+) -> None:
+    """Twenty random turns with few slots to lose: lost ones would stop the stream."""
+    if where == "copied ahead":
+        request.getfixturevalue("events")
+        ahead = device._overlapped
+        monkeypatch.setattr(loader_module, "to_device", ahead)
     dataset = ss.ShardDataset(even, batch_size=4, shuffle=True)
     expected = collect(ss.StreamLoader(dataset))
     chance = random.Random(5)
     left_behind: list[Iterator[Any]] = []
-    with ss.StreamLoader(dataset, num_workers=2, prefetch=1, reuse=True, device=device) as loader:
+    options: dict[str, Any] = {"reuse": True} if where == "here" else {"device": "meta"}
+    with ss.StreamLoader(dataset, num_workers=2, prefetch=1, **options) as loader:
         beginning = loader.state_dict()
         for _ in range(20):
             loader.load_state_dict(beginning)
@@ -287,7 +295,7 @@ def test_iterators_left_behind_loads_and_closes_lose_no_slot(even: str, device: 
         loader.load_state_dict(beginning)
         assert collect(loader) == expected
         assert loader._pool is not None
-        assert len(loader._pool._lent) == (device is None)
+        assert len(loader._pool._lent) == (where == "here")
 
 
 def held(pid: int | str) -> tuple[int, int]:
