@@ -136,7 +136,8 @@ class StreamLoader:
             left.close()  # it may have copies under way, and gives back what they read
         blocks = self._blocks(start, world)
         delivering = to_device(blocks, self._device, self._give_back)
-        self._delivering = weakref.ref(delivering)  # weak, or a dropped loader would live on
+        if self._is_copied:
+            self._delivering = weakref.ref(delivering)  # weak, or a dropped loader would live on
         for batch, done in delivering:
             self._current = self.dataset.course.after(start, world, done)
             self._is_broken_off = self._current.epoch == start.epoch
