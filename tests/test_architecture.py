@@ -87,7 +87,7 @@ def test_only_one_file_asks_for_rank_and_worker() -> None:
 def test_nothing_unpickles_what_it_did_not_make() -> None:
     """Blocks between our own processes are the only thing that is ever unpickled."""
     allowed = {
-        PACKAGE / "stream" / name for name in ("batch.py", "block.py", "worker.py", "workers.py")
+        PACKAGE / "stream" / name for name in ("batch.py", "block.py", "worker.py", "mapped.py")
     }
     for path in modules():
         if path not in allowed:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pickle
 from collections.abc import Callable
-from typing import Any, Self
+from typing import Any, Self, cast
 
 import torch
 
@@ -23,17 +23,29 @@ class _OnBlock:
         """What was left out of this batch because of an error, and why."""
         return self.block.layout.skipped
 
+    @property
+    def _memory(self) -> torch.Tensor:
+        """What the tensors lie in."""
+        return self.block.memory if self._device_memory is None else self._device_memory
+
     def pin_memory(self) -> Self:
         """The same batch in pinned memory, by one call for all its tensors."""
-        block = Block(self.block.memory.pin_memory(), self.block.layout)
-        return self._with_changes(_on(type(self), block), "pin_memory")
+        return self._with_changes(self._in(self._memory.pin_memory()), "pin_memory")
+
+    def clone(self) -> Self:
+        """The same batch in memory of its own, by one copy for all its tensors."""
+        return self._with_changes(self._in(self._memory.clone()), "clone")
 
     def to(self, device: torch.device | str, non_blocking: bool = False) -> Self:
         """The same batch on a device, by one copy for all its tensors."""
-        here = self.block.memory if self._device_memory is None else self._device_memory
-        memory = here.to(device, non_blocking=non_blocking)
-        moved = _on(type(self), self.block, memory)
-        return self._with_changes(moved, "to", device, non_blocking=non_blocking)
+        memory = self._memory.to(device, non_blocking=non_blocking)
+        return self._with_changes(self._in(memory), "to", device, non_blocking=non_blocking)
+
+    def _in(self, memory: torch.Tensor) -> Self:
+        """The batch as it was made, in a copy of its memory."""
+        if memory.device.type == "cpu" and memory is not self.block.memory:
+            return cast("Self", _on(type(self), Block(memory, self.block.layout)))
+        return cast("Self", _on(type(self), self.block, memory))
 
     def _with_changes(self, moved: Any, how: str, *args: Any, **options: Any) -> Self:
         """What was put into a batch after it was made goes along, each by itself."""

@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from streamshard.errors import DamagedError
 
 ALIGNMENT = 64  # bytes: a cache line, and more than any dtype needs
+_TENSORS = ("tensor", "ragged", "graph")  # kinds whose entries go where the batch goes
 
 Buffer = bytes | memoryview | NDArray[Any]
 Allocate = Callable[[int], torch.Tensor]
@@ -63,6 +64,8 @@ class Layout:
 
     Attributes:
         nbytes: Of the block.
+        host: Byte from which on lies what stays on the host, wherever the batch goes: text, and
+            the tables by which a batch is taken apart. No part is a tensor there.
         entries: The tensors.
         columns: The parts of the batch.
         parts: What the user asked for: None for a dict, a name for the value alone, or a tuple.
@@ -70,6 +73,7 @@ class Layout:
     """
 
     nbytes: int
+    host: int
     entries: tuple[Entry, ...]
     columns: tuple[Column, ...]
     parts: str | tuple[str, ...] | None
@@ -180,17 +184,29 @@ class BlockBuilder:
         skipped: tuple[str, ...] = (),
     ) -> Block:
         """Lay out the block, get the memory for it, and write it."""
-        entries, end = [], 0
-        for piece in self._pieces:
-            offset = -(-end // ALIGNMENT) * ALIGNMENT
-            dtype = str(piece.dtype).removeprefix("torch.")
-            entries.append(Entry(piece.name, dtype, piece.shape, offset))
-            end = offset + piece.nbytes
+        moving = {n for column in self._columns if column.kind in _TENSORS for n in column.entries}
+        numbers = range(len(self._pieces))
+        staying = [number for number in numbers if number not in moving]
+        offsets, host = self._placed(sorted(moving), 0)
+        more, end = self._placed(staying, host)
+        offsets |= more
+        entries = tuple(
+            Entry(piece.name, str(piece.dtype).removeprefix("torch."), piece.shape, offsets[number])
+            for number, piece in enumerate(self._pieces)
+        )
         memory = allocate(end)
         out = memory.numpy()
         for piece, entry in zip(self._pieces, entries, strict=True):
             piece.write(out[entry.offset : entry.offset + piece.nbytes])
-        return Block(memory, Layout(end, tuple(entries), tuple(self._columns), parts, skipped))
+        return Block(memory, Layout(end, host, entries, tuple(self._columns), parts, skipped))
+
+    def _placed(self, numbers: Iterable[int], start: int) -> tuple[dict[int, int], int]:
+        """Offsets of some entries, one after another, and the aligned end of them."""
+        offsets, end = {}, start
+        for number in numbers:
+            offsets[number] = end
+            end += -(-self._pieces[number].nbytes // ALIGNMENT) * ALIGNMENT
+        return offsets, end
 
 
 def _bytes_of(tensor: torch.Tensor) -> NDArray[np.uint8]:
@@ -207,9 +223,26 @@ class Block:
         layout: Where everything in it lies.
     """
 
-    def __init__(self, memory: torch.Tensor, layout: Layout) -> None:
+    def __init__(
+        self, memory: torch.Tensor, layout: Layout, host: torch.Tensor | None = None
+    ) -> None:
+        """See the attributes.
+
+        Args:
+            memory: Of the block.
+            layout: Of the block.
+            host: What stays on the host, where it is not to be read in `memory`.
+        """
         self.memory = memory
         self.layout = layout
+        self._host = host
+
+    def lent(self) -> Block:
+        """This block in memory that will be written again.
+
+        What stays on the host is copied. So a copy on a device is all that its batch is made of.
+        """
+        return Block(self.memory, self.layout, self.memory[self.layout.host :].clone())
 
     def view(self, number: int, device_memory: torch.Tensor | None = None) -> torch.Tensor:
         """One entry as a tensor of its own on the block's storage, here or on a device.
@@ -217,19 +250,23 @@ class Block:
         Not a view of `memory`: views share a version counter, and autograd's checks for changes in
         place would take a change of one part for a change of all.
         """
-        memory = self.memory if device_memory is None else device_memory
         entry = self.layout.entries[number]
+        memory, offset = self.memory, entry.offset
+        if device_memory is not None:
+            memory = device_memory
+        elif self._host is not None and offset >= self.layout.host:
+            memory, offset = self._host, offset - self.layout.host
         dtype: torch.dtype = getattr(torch, entry.dtype)
-        return tensor_on(memory.untyped_storage(), dtype, entry.offset, entry.shape)
+        return tensor_on(memory.untyped_storage(), dtype, offset, entry.shape)
 
 
 def tensor_on(
     storage: torch.UntypedStorage, dtype: torch.dtype, offset: int, shape: Sequence[int]
 ) -> torch.Tensor:
     """A contiguous tensor on a storage, `offset` bytes from its start."""
-    strides = [math.prod(shape[axis + 1 :]) for axis in range(len(shape))]
     tensor = torch.empty(0, dtype=dtype, device=storage.device)
-    tensor.set_(storage, offset // dtype.itemsize, shape, strides)
+    # Without strides it is contiguous, which torch's stubs don't know.
+    tensor.set_(storage, offset // dtype.itemsize, shape)  # type: ignore[call-overload]
     return tensor
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import weakref
-from collections.abc import Iterator, Mapping
+from collections.abc import Generator, Iterator, Mapping
 from typing import Any, Self
 
 import torch
@@ -13,7 +13,7 @@ from streamshard.plan.cursor import Cursor
 from streamshard.plan.share import World
 from streamshard.stream.block import Block, plain_memory
 from streamshard.stream.dataset import ShardDataset
-from streamshard.stream.device import to_device
+from streamshard.stream.device import LENT, copies, to_device
 from streamshard.stream.workers import WorkerPool
 
 
@@ -40,6 +40,7 @@ class StreamLoader:
         num_workers: int = 0,
         device: torch.device | str | None = None,
         prefetch: int = 4,
+        reuse: bool = False,
         restarts: int = 3,
         start_method: str | None = None,
     ) -> None:
@@ -51,6 +52,10 @@ class StreamLoader:
                 depend on it.
             device: Where tensors are to be; to CUDA they are copied ahead on a stream of their own.
             prefetch: Batches that each worker may have ready.
+            reuse: A batch is valid until the next one is asked for: its memory is written again.
+                Faster; what is kept must be cloned. Without it batches may be kept for ever, and
+                so may those that are on another device than the CPU in any case. It changes
+                nothing where there are no workers.
             restarts: How many workers that ended unasked are replaced before it is an error.
             start_method: fork, spawn or forkserver; by default the platform's.
 
@@ -66,12 +71,14 @@ class StreamLoader:
         self._num_workers, self._prefetch = num_workers, prefetch
         self._restarts, self._start_method = restarts, start_method
         self._device = None if device is None else torch.device(device)
+        self._is_copied, self._reuse = copies(self._device), reuse
         self._current: Cursor | None = None
         self._pool: WorkerPool | None = None
         self._close_pool: weakref.finalize[[], StreamLoader] | None = None
         self._workers_are_at: Cursor | None = None  # the pass that they begin by themselves
         self._is_broken_off = False  # inside a pass, which another iter() would leave
         self._pass = 0
+        self._delivering: weakref.ref[Generator[Any, None, None]] | None = None  # of the last pass
         self._skipped = 0
 
     @property
@@ -125,7 +132,13 @@ class StreamLoader:
 
     def _batches(self, start: Cursor, world: World, number: int) -> Iterator[Any]:
         self._check_newest(number)
-        for batch, done in to_device(self._blocks(start, world), self._device):
+        if self._delivering is not None and (left := self._delivering()):
+            left.close()  # it may have copies under way, and gives back what they read
+        blocks = self._blocks(start, world)
+        delivering = to_device(blocks, self._device, self._give_back)
+        if self._is_copied:
+            self._delivering = weakref.ref(delivering)  # weak, or a dropped loader would live on
+        for batch, done in delivering:
             self._current = self.dataset.course.after(start, world, done)
             self._is_broken_off = self._current.epoch == start.epoch
             yield batch
@@ -155,6 +168,8 @@ class StreamLoader:
             else:
                 pool.start(start)
             for step in range(steps):
+                if not self._is_copied:
+                    pool.give_back()  # the next one is asked for
                 block = pool.receive(step)
                 if step == steps - 1:
                     self._workers_are_at = self.dataset.course.next_epoch(start, world)
@@ -165,15 +180,21 @@ class StreamLoader:
             self.close()
             raise
 
+    def _give_back(self) -> None:
+        if self._pool is not None:
+            self._pool.give_back()
+
     def _running_pool(self, world: World) -> WorkerPool:
         if self._pool is None:
             self._pool = WorkerPool(
                 self.dataset,
                 world,
                 workers=self._num_workers,
-                in_flight=self._prefetch,
+                slots=self._prefetch + (LENT if self._is_copied else self._reuse),
+                reuse=self._is_copied or self._reuse,
                 restarts=self._restarts,
                 start_method=self._start_method,
+                device=self._device,
             )
             self._close_pool = weakref.finalize(self, self._pool.close)
         return self._pool

@@ -5,22 +5,25 @@ from __future__ import annotations
 import logging
 import multiprocessing
 import os
-import pickle
+import select
 import signal
+from collections import deque
 from multiprocessing.connection import Connection, wait
 from multiprocessing.context import BaseContext
 from multiprocessing.process import BaseProcess
-from typing import cast
 
 import torch
 
 from streamshard import errors
-from streamshard.errors import WorkerError
+from streamshard.errors import UsageError, WorkerError
 from streamshard.plan.cursor import Cursor
 from streamshard.plan.share import World
-from streamshard.stream.block import Block, tensor_on
+from streamshard.stream.block import Block
 from streamshard.stream.dataset import ShardDataset
-from streamshard.stream.worker import Failed, Job, Made, Start, Taken, work
+from streamshard.stream.mapped import MappedMemory
+from streamshard.stream.memory import memory_left
+from streamshard.stream.ring import FRESH, Place
+from streamshard.stream.worker import Failed, Job, Made, Start, work
 
 _JOIN_SECONDS = 5.0
 
@@ -30,26 +33,34 @@ logger = logging.getLogger("streamshard")
 class _Handle:
     """The trainer's side of one worker."""
 
-    def __init__(self, process: BaseProcess, connection: Connection) -> None:
-        self.process, self.connection = process, connection
+    def __init__(self, process: BaseProcess, connection: Connection, memory: MappedMemory) -> None:
+        self.process, self.connection, self.memory = process, connection, memory
+        # Made once: `multiprocessing.connection.wait` makes a selector at each call.
+        self._poll = select.poll()
+        self._poll.register(connection, select.POLLIN)
+        self._poll.register(process.sentinel, select.POLLIN)
 
-    def send(self, message: Start | Taken) -> None:
+    def give_back(self, place: Place) -> None:
+        """Tell the worker that a place is its own again, and that it may make another block."""
+        self.send(place.own)
+
+    def send(self, message: Start | tuple[int, ...]) -> None:
         """Tell the worker, unless it is gone; that shows when something is expected of it."""
         try:
             self.connection.send(message)
         except OSError:
-            logger.debug("worker %s is gone", self.process.pid)
+            logger.debug("worker %s is gone", self.process.name)
 
     def receive(self) -> Made | Failed | None:
         """The next message, or None if the worker ended without sending one."""
-        ready = wait([self.connection, self.process.sentinel])
-        if self.connection not in ready and not self.connection.poll():
+        ready = [descriptor for descriptor, _ in self._poll.poll()]
+        if self.connection.fileno() not in ready and not self.connection.poll():
             return None
         try:
-            message: Made | Failed = self.connection.recv()
+            message: Failed | tuple[int, ...] = self.connection.recv()
         except (EOFError, OSError):
             return None
-        return message
+        return message if isinstance(message, Failed) else Made.of(message)
 
     def end(self) -> None:
         """Make sure that the process is gone."""
@@ -71,9 +82,11 @@ class WorkerPool:
         world: World,
         *,
         workers: int,
-        in_flight: int,
+        slots: int,
+        reuse: bool,
         restarts: int,
         start_method: str | None,
+        device: torch.device | None,
     ) -> None:
         """Start the processes.
 
@@ -81,16 +94,21 @@ class WorkerPool:
             dataset: What to make batches of.
             world: This rank and the number of ranks.
             workers: Processes, at least 1.
-            in_flight: Blocks that each may have waiting.
+            slots: Blocks that each may have waiting and lent together.
+            reuse: Whether blocks are lent: each stays as it is until `give_back`. Otherwise they
+                are for keeps.
             restarts: How many times in all a worker that ended is replaced.
             start_method: fork, spawn or forkserver; the platform's default where None.
+            device: Where blocks will be copied to.
         """
         self._context: BaseContext = multiprocessing.get_context(start_method)
         self._jobs = [
-            Job(number, workers, dataset, world, in_flight, os.getpid())
+            Job(number, workers, dataset, world, slots, reuse, os.getpid())
             for number in range(workers)
         ]
-        self._restarts = restarts
+        self._restarts, self._device = restarts, device
+        self._memory_left = memory_left()
+        self._lent: deque[tuple[_Handle, Place]] = deque()  # the oldest first
         self._generation = 0
         self._cursor: Cursor | None = None
         self._handles: list[_Handle] = []
@@ -122,36 +140,56 @@ class WorkerPool:
                 self._replace(worker, step)
             elif message.generation != self._generation:
                 if isinstance(message, Made):
-                    self._handles[worker].send(Taken(message.descriptor))
+                    self._handles[worker].give_back(message.place)
             elif isinstance(message, Failed):
                 raise getattr(errors, message.kind)(message.message)
             else:
-                block = self._take(worker, message)
+                block = self._take(worker, message.place)
                 if block is not None:
                     return block
                 self._replace(worker, step)
 
-    def _take(self, worker: int, message: Made) -> Block | None:
-        """Map a block into this process and give the worker its credit back.
+    def give_back(self) -> None:
+        """The oldest block that is still lent may be written again; nothing where none is."""
+        if self._lent:
+            handle, place = self._lent.popleft()
+            handle.give_back(place)
+
+    def _take(self, worker: int, place: Place) -> Block | None:
+        """A block as this process sees it; on loan, or its worker may make another.
 
         Returns None where the worker ended with its message sent and the block not yet taken.
         """
         handle = self._handles[worker]
-        path = f"/proc/{handle.process.pid}/fd/{message.descriptor}"
-        total = message.nbytes + message.layout_bytes
+        if handle.memory.is_new(place):
+            self._check_fits(place)
         try:
-            storage = cast(
-                "torch.UntypedStorage",
-                torch.UntypedStorage.from_file(path, shared=True, nbytes=total),
-            )
+            block = handle.memory.block_at(place)
         except RuntimeError:
             if wait([handle.process.sentinel], _JOIN_SECONDS):
                 return None
             raise
-        handle.send(Taken(message.descriptor))
-        whole = tensor_on(storage, torch.uint8, 0, (total,))
-        layout = pickle.loads(whole[message.nbytes :].numpy().tobytes())  # our own worker's
-        return Block(whole[: message.nbytes], layout)
+        if place.ring == FRESH:
+            handle.give_back(place)
+        else:
+            self._lent.append((handle, place))
+        return block
+
+    def _check_fits(self, ring: Place) -> None:
+        """Whether there is memory for such a ring in every worker, before all of it is used.
+
+        Raises:
+            UsageError: There is not.
+        """
+        job = self._jobs[0]
+        needed = ring.size * job.workers
+        if self._memory_left is not None and needed > self._memory_left:
+            raise UsageError(
+                f"{job.workers} workers with {job.slots} batches of {ring.size // job.slots:,} "
+                f"bytes each need {needed:,} bytes of shared memory, and {self._memory_left:,} "
+                "were left when they started; use fewer workers, or a smaller prefetch or "
+                "batch_size"
+            )
 
     def _replace(self, worker: int, step: int) -> None:
         """Start a worker anew, from the step that is due."""
@@ -181,7 +219,8 @@ class WorkerPool:
         process.start()
         # Ours to close: while anybody else holds it, a dead worker never reads as end of file.
         theirs.close()
-        return _Handle(process, ours)
+        assert process.pid is not None
+        return _Handle(process, ours, MappedMemory(process.pid, self._device))
 
     def close(self) -> None:
         """End all workers, if they are this process's: a fork of the trainer has none."""
@@ -190,6 +229,7 @@ class WorkerPool:
         for handle in self._handles:
             handle.end()
         self._handles = []
+        self._lent.clear()
 
 
 def _some(shards: list[str]) -> str:

@@ -1,4 +1,4 @@
-"""What DESIGN.md's decisions weigh: when headers are checked, and the permutation."""
+"""What DESIGN.md's decisions weigh: when headers are checked, the permutation, how batches travel."""
 
 import os
 import statistics
@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+from transport import transport
 
 import streamshard as ss
 from streamshard.plan import permute
@@ -64,6 +65,7 @@ def measure(folder: Path, workers: int, rounds: int) -> dict[str, float]:
     seconds = timed(lambda: permute.permute(places, sizes, keys), rounds)
     figures = headers(folder, rounds)
     figures["us to permute 128 of 4,096 places"] = seconds / 32 * 1e6
+    figures |= transport()
     for name, value in figures.items():
         print(f"{name:36} {value:,.3f}")
     return figures

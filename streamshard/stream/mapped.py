@@ -1,0 +1,85 @@
+"""A worker's blocks as the trainer sees them: mapped through `/proc/PID/fd`, a ring only once."""
+
+from __future__ import annotations
+
+import contextlib
+import pickle
+import weakref
+from typing import cast
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from streamshard.stream.block import Block, tensor_on
+from streamshard.stream.ring import FRESH, Place
+
+_PORTABLE = 1  # cudaHostRegisterPortable: locked for every GPU
+
+
+class MappedMemory:
+    """The memory of one worker, which may have ended: what is mapped stays valid."""
+
+    def __init__(self, pid: int, device: torch.device | None) -> None:
+        """Map nothing yet.
+
+        Args:
+            pid: Of the worker.
+            device: Where blocks are copied to; for CUDA a ring's pages are locked.
+        """
+        self._pid, self._device = pid, device
+        self._number = FRESH
+        self._ring: NDArray[np.uint8] = np.zeros(0, np.uint8)
+
+    def is_new(self, place: Place) -> bool:
+        """Whether a place is in a ring that has not been mapped yet."""
+        return place.ring not in (FRESH, self._number)
+
+    def block_at(self, place: Place) -> Block:
+        """The block at a place; one in a ring keeps to itself what stays on the host.
+
+        Raises:
+            RuntimeError: The worker ended before its memory was mapped.
+        """
+        end = place.start + place.nbytes
+        whole = self._map(place)
+        # Each block gets a storage of its own that ends where it does: what is copied, pinned or
+        # pickled is the block, never its ring. Numpy's storages are also fit to be sent to other
+        # processes, which those of `from_file` are not.
+        memory = torch.from_numpy(whole[place.start : end])
+        layout = pickle.loads(whole[end : end + place.layout_bytes].tobytes())  # our own worker's
+        block = Block(memory, layout)
+        return block if place.ring == FRESH else block.lent()
+
+    def _map(self, place: Place) -> NDArray[np.uint8]:
+        if place.ring == FRESH:
+            return _opened(self._pid, place)
+        if self.is_new(place):  # what was lent of the ring before keeps that mapped
+            self._ring, self._number = _opened(self._pid, place), place.ring
+            if self._device is not None and self._device.type == "cuda":
+                _lock_pages(self._ring, self._device)
+        return self._ring
+
+
+def _opened(pid: int, place: Place) -> NDArray[np.uint8]:
+    """A worker's memfd, (size,) uint8; costs no descriptor."""
+    path = f"/proc/{pid}/fd/{place.descriptor}"
+    storage = cast(
+        "torch.UntypedStorage",
+        torch.UntypedStorage.from_file(path, shared=True, nbytes=place.size),
+    )
+    array: NDArray[np.uint8] = tensor_on(storage, torch.uint8, 0, (place.size,)).numpy()
+    return array
+
+
+def _lock_pages(ring: NDArray[np.uint8], device: torch.device) -> None:
+    """Let CUDA copy from a ring without a copy between; where it may not, blocks are pinned."""
+    cudart = torch.cuda.cudart()  # type: ignore[no-untyped-call]
+    address, success = ring.ctypes.data, cudart.cudaError.success
+    if cudart.cudaHostRegister(address, ring.nbytes, _PORTABLE) == success:
+        # Before the mapping goes; not when the process ends, when CUDA may have gone first.
+        weakref.finalize(ring, cudart.cudaHostUnregister, address).atexit = False
+        return
+    # The runtime keeps the error and the next kernel's launch would report it: let this one.
+    with contextlib.suppress(RuntimeError):
+        torch.zeros(1, device=device)
