@@ -1,4 +1,4 @@
-"""What DESIGN.md's decisions weigh: when headers are checked, the permutation, how batches travel."""
+"""What DESIGN.md weighs: when headers are checked, the permutation, how batches travel."""
 
 import os
 import statistics
