@@ -37,7 +37,8 @@ class Shape(NamedTuple):
     Attributes:
         graphs: How many.
         entries: Names of the block's tensors, store in front.
-        tables: By what the fields are taken apart.
+        table: The block's entry that holds lengths and increments, (rows, graphs) int64.
+        tables: By what of it the fields are taken apart.
         nodes: Node types ("" in a `Data`), and the row of the table that holds how many there are;
             -1 where graphs had no `num_nodes` set.
         edge_types: Of a `HeteroData`.
@@ -46,6 +47,7 @@ class Shape(NamedTuple):
 
     graphs: int
     entries: tuple[str, ...]
+    table: int
     tables: tuple[Table, ...]
     nodes: tuple[tuple[str, int], ...]
     edge_types: tuple[str, ...]
@@ -106,21 +108,20 @@ def graph_batch(block: Block, column: Column, memory: torch.Tensor | None) -> Ba
     batch: Any = type.__call__(_batch_class(is_hetero, bool(shape.cat_dims)))
     if shape.cat_dims:
         batch.__dict__["_cat_dims"] = dict(shape.cat_dims)
-    table = column.entries[-1]  # on the CPU, where PyG has it
     stores = {store: _store_of(batch, store, is_hetero) for store in _stores(shape, is_hetero)}
     # Not through the stores' own door, which looks for cached values to drop: these are new.
     mappings = {store: of._mapping for store, of in stores.items()}
-    for name, number in zip(shape.entries, column.entries[:-1], strict=True):
+    for name, number in zip(shape.entries, column.entries, strict=True):
         store, attribute = parted(name)
         mappings[store][attribute] = block.view(number, memory)
     for store, row in shape.nodes:
         if row >= 0:
-            nodes = block.view(table)[row].tolist()
+            nodes = block.view(shape.table)[row].tolist()
             stores[store]._num_nodes = nodes
             stores[store].num_nodes = sum(nodes)
     batch._num_graphs = shape.graphs
-    batch._slice_dict = Lazy(partial(_slices, shape, block, table))
-    batch._inc_dict = Lazy(partial(_increments, shape, block, table))
+    batch._slice_dict = Lazy(partial(_slices, shape, block))
+    batch._inc_dict = Lazy(partial(_increments, shape, block))
     return batch
 
 
@@ -135,9 +136,9 @@ def _store_of(batch: Any, name: str, is_hetero: bool) -> Any:
     return batch[_key(name)]
 
 
-def _slices(shape: Shape, block: Block, number: int) -> dict[Any, Any]:
+def _slices(shape: Shape, block: Block) -> dict[Any, Any]:
     """Where each graph's part of each field begins and ends."""
-    rows, ones = block.view(number), torch.ones(shape.graphs, dtype=torch.int64)
+    rows, ones = block.view(shape.table), torch.ones(shape.graphs, dtype=torch.int64)
 
     def of(table: Table) -> torch.Tensor:
         return _before(ones if table.rows < 0 else rows[table.rows], whole=True)
@@ -145,9 +146,9 @@ def _slices(shape: Shape, block: Block, number: int) -> dict[Any, Any]:
     return _by_store(shape, of)
 
 
-def _increments(shape: Shape, block: Block, number: int) -> dict[Any, Any]:
+def _increments(shape: Shape, block: Block) -> dict[Any, Any]:
     """What each graph's indices were raised by."""
-    rows, nothing = block.view(number), torch.zeros(shape.graphs, dtype=torch.int64)
+    rows, nothing = block.view(shape.table), torch.zeros(shape.graphs, dtype=torch.int64)
 
     def of(table: Table) -> torch.Tensor:
         if len(table.increments) < 2:

@@ -159,9 +159,16 @@ class Layouter:
             batch = np.repeat(np.arange(count, dtype=np.int64), facts[fact])
             keep(f"{of}batch", builder.array(f"{name}/{of}batch", batch))
             keep(f"{of}ptr", builder.array(f"{name}/{of}ptr", ends(facts[fact])))
-        entries.append(builder.array(f"{name}/table", facts[self._kept]))
+        # No entry of the column's: it stays on the host, wherever the batch goes.
+        table = builder.array(f"{name}/table", facts[self._kept])
         shape = Shape(
-            count, tuple(names), self._tables, self._counted, self._edge_types, self._cat_dims
+            count,
+            tuple(names),
+            table,
+            self._tables,
+            self._counted,
+            self._edge_types,
+            self._cat_dims,
         )
         builder.column(name, "graph", entries, shape)
 

@@ -1,7 +1,7 @@
 """Benchmarks: this project and its peers on the same data, in turns, in one run.
 
 tools/bench images    JPEGs of its own making: decode, crop to 224, batch
-tools/bench graphs    random molecules of about 23 nodes, batches of 128
+tools/bench graphs    molecules of about 23 nodes (--smiles FILE: real ones), beside PyG and others
 tools/bench plan      10 billion samples in a million shards; smaller ones beside MosaicML's planner
 tools/bench details   what DESIGN.md's decisions weigh against each other
 
@@ -30,13 +30,17 @@ def main() -> None:
     parser.add_argument("what", choices=["images", "graphs", "plan", "details"])
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument(
+        "--smiles", metavar="FILE", type=Path, help="for graphs: SMILES, one a line"
+    )
     parser.add_argument("--json", metavar="FILE")
     args = parser.parse_args()
     folder = Path(tempfile.mkdtemp(prefix="streamshard-bench-"))
     try:
         # Imported only now, so that each benchmark needs what it measures and no more.
         benchmark = importlib.import_module(args.what)
-        figures = benchmark.measure(folder, args.workers, args.rounds)
+        more = {"smiles": args.smiles} if args.what == "graphs" else {}
+        figures = benchmark.measure(folder, args.workers, args.rounds, **more)
     finally:
         shutil.rmtree(folder)
     if args.json:
