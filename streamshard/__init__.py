@@ -12,6 +12,7 @@ __version__ = "0.1.0"
 
 _HOMES = {
     "Batch": "streamshard.stream.batch",
+    "Budget": "streamshard.plan.budget",
     "CenterCrop": "streamshard.codec.crop",
     "Mixture": "streamshard.stream.mixture",
     "RandomResizedCrop": "streamshard.codec.crop",
@@ -30,6 +31,7 @@ _HOMES = {
 
 __all__ = [
     "Batch",
+    "Budget",
     "CenterCrop",
     "Mixture",
     "RandomResizedCrop",
@@ -53,6 +55,7 @@ if TYPE_CHECKING:
     from streamshard.pack.images import pack_images
     from streamshard.pack.index import index_tars
     from streamshard.pack.writer import ShardWriter
+    from streamshard.plan.budget import Budget
     from streamshard.plan.share import World
     from streamshard.stream.batch import Batch
     from streamshard.stream.dataset import ShardDataset

@@ -13,7 +13,9 @@ from streamshard import errors
 
 PUBLIC = [
     "Batch",
+    "Budget",
     "CenterCrop",
+    "Mixture",
     "RandomResizedCrop",
     "Resize",
     "ShardDataset",
