@@ -1,8 +1,9 @@
 """Run by torchrun: passes over several datasets, with a collective in every step.
 
 in_step_job.py OUT SETTINGS: SETTINGS is a JSON list of {name, url, workers, tail, shuffle, batch},
-with a cursor under `state` where a pass is to go on, and `stop` where it is to end early. Each rank
-writes OUT/rank.json: by name its steps, the keys of each, and the state after them.
+for graphs with a `budget` instead of the batch size, with a cursor under `state` where a pass is to
+go on, and `stop` where it is to end early. Each rank writes OUT/rank.json: by name its steps, the
+keys of each, and the state after them.
 """
 
 from __future__ import annotations
@@ -22,11 +23,12 @@ import streamshard as ss
 def run(setting: dict[str, Any]) -> dict[str, Any]:
     dataset = ss.ShardDataset(
         setting["url"],
-        batch_size=setting["batch"],
+        batch_size=setting.get("batch"),
+        budget=ss.Budget(**setting["budget"]) if "budget" in setting else None,
         tail=setting["tail"],
         shuffle=setting["shuffle"],
         lanes=6 if setting["shuffle"] is True else None,
-        grain=4 if setting["shuffle"] is True else None,
+        grain=4 if setting["shuffle"] is True and "batch" in setting else None,
         window=64 if setting["shuffle"] is True else None,
     )
     try:
