@@ -77,7 +77,7 @@ def cuts_as_said(case: dict[str, Any]) -> None:
         assert fits or len(batch) == 1
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=120, deadline=None)
 @given(case=epochs_of_graphs())
 def test_every_graph_is_once_in_a_batch_within_the_limits(case: dict[str, Any]) -> None:
     cuts_as_said(case)
@@ -90,7 +90,7 @@ def test_every_graph_is_once_in_a_batch_within_the_limits_ever(case: dict[str, A
     cuts_as_said(case)
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(
     sizes=st.lists(st.tuples(st.integers(0, 12), st.integers(0, 30)), max_size=120),
     limits=st.tuples(st.integers(12, 60), st.integers(30, 100)),
@@ -193,7 +193,7 @@ def dealt(
     return [[(p.tolist(), real == len(p)) for p, real in step] for step in steps]
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(case=epochs_of_graphs(), data=st.data(), world_size=st.integers(1, 6), tail=tails)
 def test_batches_are_dealt_in_turns_and_tails_end_in_step(
     case: dict[str, Any], data: st.DataObject, world_size: int, tail: Tail
@@ -234,7 +234,7 @@ def resumes_equal_one_run(case: dict[str, Any], chain: list[tuple[int, Tail, flo
     assert len(everything) - len(delivered) < (world_size if tail == "drop" else 1)
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(case=epochs_of_graphs(), chain=chains)
 def test_a_chain_of_resumes_equals_one_run(
     case: dict[str, Any], chain: list[tuple[int, Tail, float]]

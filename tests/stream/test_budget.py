@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import multiprocessing
+import os
 import pickle
 import re
+import signal
 from pathlib import Path
 from typing import Any
 
@@ -220,7 +222,7 @@ def ask(board: Board, plan: Counted, answers: Any) -> None:
         answers.put((batches.members.tolist(), batches.ends.tolist(), batches.fill))
 
 
-@pytest.mark.parametrize("method", ["fork", "spawn"])
+@pytest.mark.parametrize("method", ["fork", pytest.param("spawn", marks=pytest.mark.slow)])
 def test_an_epoch_is_planned_once_for_all_processes(method: str) -> None:
     context: Any = multiprocessing.get_context(method)
     board, plan, answers = Board.new(7), Counted(), context.SimpleQueue()
@@ -232,6 +234,20 @@ def test_an_epoch_is_planned_once_for_all_processes(method: str) -> None:
         process.join()
     assert [answers.get() for _ in range(4)] == [([*range(7)], [3, 7], 0.5)] * 4
     assert plan.calls.value == 2
+
+
+def die() -> Batches:
+    os.kill(os.getpid(), signal.SIGKILL)
+    raise AssertionError
+
+
+def test_a_process_that_is_killed_while_it_plans_leaves_the_plan_to_others() -> None:
+    board = Board.new(7)
+    process = multiprocessing.get_context("fork").Process(target=board.find, args=(0, "a", die))
+    process.start()
+    process.join()
+    assert process.exitcode == -signal.SIGKILL
+    assert len(board.find(0, "a", Counted())) == 2
 
 
 def test_a_board_tells_plans_of_other_rules_apart() -> None:
@@ -335,7 +351,7 @@ def test_a_state_of_another_budget_is_refused(url: str) -> None:
         ss.StreamLoader(ss.ShardDataset(url, budget=BUDGET)).load_state_dict(state)
 
 
-def test_torchrun_takes_equal_steps_and_resumes_on_another_topology(
+def test_ranks_of_torchrun_take_equal_steps_and_one_process_goes_on(
     url: str, tmp_path: Path
 ) -> None:
     limits = {"max_nodes": 150, "max_edges": 330, "oversize": "error"}
@@ -360,10 +376,11 @@ def test_torchrun_takes_equal_steps_and_resumes_on_another_topology(
     assert not any(real for _, real in padded[len(expected) :])
     dropped = sequence(first, "drop-None")
     assert dropped == expected[: len(dropped)]
-    assert first[0]["exact-5"]["state"] == first[1]["exact-5"]["state"]
-    second = torchrun(
-        tmp_path / "second", 3,
-        [{**base, "name": "rest", "tail": "exact", "workers": 2,
-          "state": first[0]["exact-5"]["state"]}],
-    )  # fmt: skip
-    assert sequence(first, "exact-5") + sequence(second, "rest") == expected
+    state = first[0]["exact-5"]["state"]
+    assert state == first[1]["exact-5"]["state"]
+    rest = ss.StreamLoader(
+        ss.ShardDataset(url, budget=BUDGET, tail="exact", shuffle=True, window=64)
+    )
+    rest.load_state_dict(state)
+    received = sequence(first, "exact-5")
+    assert received + [(key, True) for keys in collect(rest) for key in keys] == expected
