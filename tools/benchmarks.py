@@ -195,6 +195,25 @@ def plan() -> dict[str, float]:
     }
 
 
+def budgets() -> dict[str, float]:
+    """An epoch of a million molecules within budgets, of few graphs a batch and of many."""
+    from streamshard.plan.budget import Budget, plan_batches
+    from streamshard.plan.order import Order, OrderRule
+
+    rng = np.random.default_rng(0)
+    nodes = rng.integers(16, 31, 1_000_000).astype(np.int32)
+    edges = (2 * (nodes + rng.integers(-1, 4, len(nodes)))).astype(np.int32)
+    counts = np.full(50, len(nodes) // 50)
+    order = Order(counts, OrderRule(0, True, 24, 1, 80_000), epoch=0)
+    figures = {}
+    for limit in (100, 500, 3000):
+        begin = time.perf_counter()
+        batches = plan_batches(order, counts, nodes, edges, Budget(limit, 2 * limit))
+        figures[f"seconds for 10^6 graphs, {limit} nodes"] = time.perf_counter() - begin
+        figures[f"fill with {limit} nodes"] = batches.fill
+    return figures
+
+
 # ---- details
 
 
@@ -265,7 +284,7 @@ def main() -> None:
     folder = Path(tempfile.mkdtemp(prefix="streamshard-bench-"))
     try:
         if args.what in ("plan", "details"):
-            figures = plan() if args.what == "plan" else details(folder)
+            figures = {**plan(), **budgets()} if args.what == "plan" else details(folder)
             for name, value in figures.items():
                 print(f"{name:36} {value:,.3f}")
         else:

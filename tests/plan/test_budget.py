@@ -16,7 +16,7 @@ from streamshard.errors import CursorError, UsageError
 from streamshard.plan.budget import Batches, BatchShare, Budget, plan_batches
 from streamshard.plan.cursor import Cursor
 from streamshard.plan.cut import Limits, cut
-from streamshard.plan.order import Ints, Order, OrderRule
+from streamshard.plan.order import Ints, Order, OrderRule, Shuffle
 from streamshard.plan.share import Tail, World
 from tests.oracle import Graph, budget_batches
 from tests.plan.draw import array, tails
@@ -84,7 +84,7 @@ def test_every_graph_is_once_in_a_batch_within_the_limits(case: dict[str, Any]) 
 
 
 @pytest.mark.slow
-@settings(max_examples=10_000, deadline=None)
+@settings(max_examples=2_000, deadline=None)
 @given(case=epochs_of_graphs())
 def test_every_graph_is_once_in_a_batch_within_the_limits_ever(case: dict[str, Any]) -> None:
     cuts_as_said(case)
@@ -118,18 +118,39 @@ def molecules(count: int) -> tuple[Ints, Ints]:
     return nodes, 2 * (nodes - 1 + numbers * 31 % 17 % 4)
 
 
-@pytest.mark.parametrize("lanes", [1, 2, 3, 5, 8, 12, 16, 24, 48, 96])
-def test_batches_of_molecules_are_full_whatever_the_number_of_lanes(lanes: int) -> None:
+FEW_AND_MANY = [
+    Budget(max_nodes=80), Budget(max_nodes=100), Budget(max_nodes=128, max_edges=280),
+    Budget(max_edges=256), Budget(max_nodes=500), Budget(1000, 2200), Budget(3000, 6000),
+]  # fmt: skip
+
+
+def fills_its_batches(lanes: int) -> None:
     nodes, edges = molecules(20_000)
     counts = array([2_000] * 10)
-    for shuffle in (True, False):
-        rule = OrderRule(3, shuffle, lanes if shuffle else 1, 1, 2_500)
-        for budget in (
-            Budget(max_nodes=80), Budget(max_nodes=100), Budget(max_nodes=128, max_edges=280),
-            Budget(max_edges=256), Budget(max_nodes=500), Budget(1000, 2200), Budget(3000, 6000),
-        ):  # fmt: skip
-            batches = plan_batches(Order(counts, rule, 1), counts, nodes, edges, budget)
-            assert batches.fill >= 0.95, (lanes, budget, batches.fill)
+    for budget in FEW_AND_MANY:
+        order = Order(counts, OrderRule(3, True, lanes, 1, 2_500), 1)
+        batches = plan_batches(order, counts, nodes, edges, budget)
+        assert batches.fill >= 0.95, (lanes, budget, batches.fill)
+
+
+@pytest.mark.parametrize("lanes", [1, 2, 5, 12, 24, 48, 96])
+def test_batches_of_molecules_are_full_whatever_the_number_of_lanes(lanes: int) -> None:
+    fills_its_batches(lanes)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("lanes", range(1, 97))
+def test_batches_of_molecules_are_full_whatever_the_number_of_lanes_ever(lanes: int) -> None:
+    fills_its_batches(lanes)
+
+
+@pytest.mark.parametrize("shuffle", [False, "full"])
+def test_batches_of_molecules_are_full_without_windows(shuffle: Shuffle) -> None:
+    nodes, edges = molecules(20_000)
+    counts = array([2_000] * 10)
+    for budget in FEW_AND_MANY:
+        order = Order(counts, OrderRule(3, shuffle, 1, 1, 20_000), 1)
+        assert plan_batches(order, counts, nodes, edges, budget).fill >= 0.95
 
 
 def test_the_fill_is_the_mean_of_the_fuller_limit() -> None:
@@ -243,7 +264,7 @@ def test_a_chain_of_resumes_equals_one_run(
 
 
 @pytest.mark.slow
-@settings(max_examples=10_000, deadline=None)
+@settings(max_examples=2_000, deadline=None)
 @given(case=epochs_of_graphs(), chain=chains)
 def test_a_chain_of_resumes_equals_one_run_ever(
     case: dict[str, Any], chain: list[tuple[int, Tail, float]]
