@@ -15,6 +15,7 @@ import pytest
 import torch
 from torch.utils.data import DataLoader
 from torch_geometric.data import Data
+from torchdata.stateful_dataloader import StatefulDataLoader
 
 import streamshard as ss
 from streamshard.plan.budget import Batches
@@ -188,6 +189,25 @@ def test_a_plain_dataloader_gives_the_same_batches(url: str, workers: int) -> No
         dataset.set_epoch(epoch)
         assert len(loader) == len(expected[epoch])
         assert collect(loader) == expected[epoch]
+
+
+@pytest.mark.filterwarnings("ignore")  # torchdata's
+def test_a_stateful_dataloader_goes_on_where_it_was(url: str) -> None:
+    dataset = ss.ShardDataset(url, budget=BUDGET, tail="exact", **SIX_LANES)
+
+    def loader() -> Any:
+        return StatefulDataLoader(
+            dataset, batch_size=None, num_workers=2, collate_fn=lambda batch: batch
+        )
+
+    expected = collect(dataset)
+    first, second = loader(), loader()
+    iterator = iter(first)
+    received = [next(iterator)["__key__"] for _ in range(5)]
+    state = first.state_dict()
+    del iterator
+    second.load_state_dict(state)
+    assert received + collect(second) == expected
 
 
 def test_spawned_workers_give_the_same_batches(url: str) -> None:
