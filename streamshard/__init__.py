@@ -12,6 +12,7 @@ __version__ = "0.1.0"
 
 _HOMES = {
     "Batch": "streamshard.stream.batch",
+    "Budget": "streamshard.plan.budget",
     "CenterCrop": "streamshard.codec.crop",
     "Graphs": "streamshard.stream.choice",
     "Mixture": "streamshard.stream.mixture",
@@ -31,6 +32,7 @@ _HOMES = {
 
 __all__ = [
     "Batch",
+    "Budget",
     "CenterCrop",
     "Graphs",
     "Mixture",
@@ -55,6 +57,7 @@ if TYPE_CHECKING:
     from streamshard.pack.images import pack_images
     from streamshard.pack.index import index_tars
     from streamshard.pack.writer import ShardWriter
+    from streamshard.plan.budget import Budget
     from streamshard.plan.share import World
     from streamshard.stream.batch import Batch
     from streamshard.stream.choice import Graphs

@@ -11,6 +11,7 @@ import math
 from collections import deque
 from collections.abc import Sequence
 from fractions import Fraction
+from itertools import zip_longest
 from typing import NamedTuple, TypeVar
 
 Sample = tuple[int, int]  # shard, row
@@ -130,3 +131,124 @@ def check_tail(
         ], "a repeat stands before a real sample"
         assert again == [number % total for number in range(len(again))], "repeats of the wrong"
         assert len(again) < world_size * batch_size, "a step of nothing but repeats"
+
+
+class Graph(NamedTuple):
+    """One sample of a sequence, as far as a budget is concerned."""
+
+    position: int
+    nodes: int
+    edges: int
+
+
+class Filling:
+    """A batch that is being filled; a limit that there is not is infinite."""
+
+    def __init__(self, most: tuple[float, float]) -> None:
+        self.most, self.graphs = most, list[Graph]()
+
+    def free(self, *more: Graph) -> tuple[float, float]:
+        """Nodes and edges that are free, once some more graphs are in it."""
+        graphs = [*self.graphs, *more]
+        nodes, edges = sum(g.nodes for g in graphs), sum(g.edges for g in graphs)
+        return self.most[0] - nodes, self.most[1] - edges
+
+    def has_room(self, room: tuple[float, float], *more: Graph) -> bool:
+        """Whether so many nodes and edges are free then."""
+        return all(free >= wanted for free, wanted in zip(self.free(*more), room, strict=True))
+
+    def is_filled(self, part: int, *more: Graph) -> bool:
+        """Whether 1/part of a limit or less is free then."""
+        pairs = zip(self.free(*more), self.most, strict=True)
+        return any(free * part <= most for free, most in pairs if most < math.inf)
+
+
+class Cutting:
+    """A sequence that is being cut into batches, one graph after another."""
+
+    def __init__(self, graphs: Sequence[Graph], most: tuple[float, float]) -> None:
+        self.most, self.waiting = most, deque(graphs)
+        normal = [graph for graph in graphs if self.fits_alone(graph)]
+        nodes, edges = [g.nodes for g in normal], [g.edges for g in normal]
+        self.least = (min(nodes, default=0), min(edges, default=0))
+        count = max(len(normal), 1)
+        self.room = (sum(nodes) * 3 // count, sum(edges) * 3 // count)
+        self.begun: list[Filling] = []
+        self.are_open: list[Filling] = []
+        while self.waiting:
+            self.place(self.waiting.popleft())
+
+    def fits_alone(self, graph: Graph) -> bool:
+        return Filling(self.most).has_room((0, 0), graph)
+
+    def begin(self, graph: Graph) -> Filling:
+        self.begun.append(Filling(self.most))
+        self.begun[-1].graphs.append(graph)
+        return self.begun[-1]
+
+    def place(self, graph: Graph) -> None:
+        """A graph into the open batch that it fills, or that it leaves useful, or a new one."""
+        if not self.fits_alone(graph):
+            self.begin(graph)
+            return
+        fitting = [batch for batch in self.are_open if batch.has_room((0, 0), graph)]
+        filled = [batch for batch in fitting if batch.is_filled(128, graph)]
+        useful = [batch for batch in fitting if batch.has_room(self.least, graph)]
+        choices = filled or useful or (fitting if len(self.are_open) == 8 else [])
+        if choices:
+            batch = choices[0]
+            batch.graphs.append(graph)
+        else:
+            self.are_open = [*self.are_open[-7:], self.begin(graph)]
+            batch = self.are_open[-1]
+            self.run(batch)
+        if not batch.has_room(self.least):
+            self.are_open.remove(batch)
+
+    def run(self, batch: Filling) -> None:
+        """The next graphs as they come, while room is left; those above the limits aside."""
+        aside = []
+        while self.waiting:
+            graph = self.waiting[0]
+            if not self.fits_alone(graph):
+                aside.append(self.waiting.popleft())
+            elif batch.has_room(self.room, graph):
+                batch.graphs.append(self.waiting.popleft())
+            else:
+                break
+        self.waiting.extendleft(reversed(aside))
+
+
+def cut_greedily(
+    graphs: Sequence[Graph], max_nodes: int | None, max_edges: int | None, *, to_the_end: bool
+) -> tuple[list[list[Graph]], list[Graph]]:
+    """The batches of a sequence in the order in which they were begun, and what is left over.
+
+    A graph above the limits is a batch of its own. To the end: nothing is left over.
+    """
+    cutting = Cutting(graphs, (max_nodes or math.inf, max_edges or math.inf))
+    left = [b for b in cutting.are_open if not to_the_end and not b.is_filled(20)]
+    place = {graph.position: number for number, graph in enumerate(graphs)}
+    whole = [batch.graphs for batch in cutting.begun if batch not in left]
+    whole.sort(key=lambda batch: place[batch[0].position])
+    rest = [graph for batch in left for graph in batch.graphs]
+    return whole, sorted(rest, key=lambda graph: place[graph.position])
+
+
+def budget_batches(
+    graphs: Sequence[Graph], *, lane_count: int, max_nodes: int | None, max_edges: int | None
+) -> list[list[int]]:
+    """The batches of an epoch, each as positions, from its graphs by position (a grain of one)."""
+    queues = [
+        [(number, place) for place in range(len(lane))]
+        for number, lane in enumerate(lanes(graphs, lane_count))
+    ]
+    sequences: list[list[Graph]] = [[] for _ in queues]
+    for graph, (number, _) in zip(graphs, take_turns(queues, 1), strict=True):
+        sequences[number].append(graph)
+    cuts = [cut_greedily(each, max_nodes, max_edges, to_the_end=False) for each in sequences]
+    turns = zip_longest(*(whole for whole, _ in cuts))
+    batches = [batch for turn in turns for batch in turn if batch]
+    pool = [graph for _, left in cuts for graph in left]
+    batches += cut_greedily(pool, max_nodes, max_edges, to_the_end=True)[0]
+    return [[graph.position for graph in batch] for batch in batches]

@@ -13,6 +13,7 @@ from streamshard import errors
 
 PUBLIC = [
     "Batch",
+    "Budget",
     "CenterCrop",
     "Graphs",
     "Mixture",

@@ -21,6 +21,7 @@ from streamshard.pack.writer import write_manifest
 from streamshard.shard import tar
 from streamshard.shard.index import Cell, IndexBuilder
 from streamshard.shard.manifest import HEAD, Manifest, Part, Shard, ShardTable, index_name
+from streamshard.shard.sizes import SizesBuilder
 from streamshard.store.base import Store
 from streamshard.store.filesystem import open_store
 
@@ -78,7 +79,7 @@ def index_tars(
         for suffix, schema in indexer.schemas.items()
     }
     manifest = Manifest(parts, ShardTable.of(shards))
-    write_manifest(target, manifest)
+    write_manifest(target, manifest, indexer.sizes)
     table = manifest.table
     notes = [f"{indexer.unread} parts could not be decoded"] if indexer.unread else []
     return Summary(
@@ -120,6 +121,7 @@ class _Indexer:
         self._store, self._target, self._progress = store, target, progress
         self.schemas: dict[str, Schema] = {}
         self.optional: set[str] = set()
+        self.sizes = SizesBuilder()
         self.unread = self._samples = self._bytes = 0
 
     def index(self, name: str) -> Shard:
@@ -142,6 +144,7 @@ class _Indexer:
             self.optional |= {suffix for suffix in self.schemas if part_of(suffix) not in cells}
             builder.add(key, cells)
         index = builder.to_bytes()
+        self.sizes.add(index)
         with self._target.create(index_name(name)) as out:
             out.write(index)
         self._samples, self._bytes = self._samples + len(rows), self._bytes + size

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import hashlib
 import os
 import re
@@ -20,13 +21,14 @@ from streamshard.pack.encode import Encoder
 from streamshard.shard import tar
 from streamshard.shard.index import Cell, IndexBuilder
 from streamshard.shard.manifest import FOLDER, HEAD, Manifest, Part, Shard, ShardTable, index_name
+from streamshard.shard.sizes import SIZES, SizesBuilder
 from streamshard.store.base import Store
 from streamshard.store.filesystem import open_store
 
 _SHARD_RULE = re.compile(r"^shard-\d{6,}\.tar$|^\.shard-\d{6,}\.tar\.\d+\.tmp$")
 _SIDECAR_RULE = re.compile(
-    r"(manifest\.json|shards\.safetensors|shard-\d{6,}\.index\.safetensors)"
-    r"|\.(manifest|shard).*\.\d+\.tmp"
+    r"(manifest\.json|(shards|sizes)\.safetensors|shard-\d{6,}\.index\.safetensors)"
+    r"|\.(manifest|shard|sizes).*\.\d+\.tmp"
 )
 _UNITS = {"": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12}
 
@@ -89,6 +91,7 @@ class ShardWriter:
         self._finished_bytes = 0
         self._open: _OpenShard | None = None
         self._hashes = np.zeros(0, np.uint64)  # of the keys of all finished shards, sorted
+        self._sizes = SizesBuilder()
         self._manifest: Manifest | None = None
         make_room(self._store, overwrite=overwrite)
 
@@ -137,8 +140,8 @@ class ShardWriter:
             part: Part(suffix_of(part), self._encode.codec(part).name, schema)
             for part, schema in self._schemas.items()
         }
-        self._manifest = Manifest(parts, ShardTable.of(self._shards), self._classes)
-        write_manifest(self._store, self._manifest)
+        manifest = Manifest(parts, ShardTable.of(self._shards), self._classes)
+        self._manifest = write_manifest(self._store, manifest, self._sizes)
 
     @property
     def bytes_written(self) -> int:
@@ -195,7 +198,7 @@ class ShardWriter:
         assert self._open is not None
         hashes = np.array(list(self._open.keys.values()), np.uint64)
         self._hashes = np.sort(np.concatenate([self._hashes, hashes]))
-        self._shards.append(self._open.finish())
+        self._shards.append(self._open.finish(self._sizes))
         self._finished_bytes += self._shards[-1].nbytes
         self._open = None
 
@@ -233,11 +236,21 @@ def make_room(store: Store, *, overwrite: bool) -> None:
         store.remove(name)
 
 
-def write_manifest(store: Store, manifest: Manifest) -> None:
-    """Publish a dataset: the shard table, then the head."""
-    for name, data in manifest.to_files().items():
+def write_manifest(store: Store, manifest: Manifest, sizes: SizesBuilder) -> Manifest:
+    """Publish a dataset: the sizes of its graphs where it has any, the shard table, then the head.
+
+    Returns:
+        The manifest as it was written.
+    """
+    files = {}
+    if sizes.has_graphs:
+        files[SIZES] = sizes.to_bytes()
+        digest = hashlib.sha256(files[SIZES]).hexdigest()
+        manifest = dataclasses.replace(manifest, sizes_sha256=digest)
+    for name, data in {**files, **manifest.to_files()}.items():
         with store.create(name) as file:
             file.write(data)
+    return manifest
 
 
 class _OpenShard:
@@ -271,11 +284,12 @@ class _OpenShard:
         self._digest.update(data)
         self.size += len(data)
 
-    def finish(self) -> Shard:
-        """Publish the tar, then its index."""
+    def finish(self, sizes: SizesBuilder) -> Shard:
+        """Publish the tar, then its index; take note of the sizes of its graphs."""
         self._put(tar.END)
         self._context.close()
         index = self._index.to_bytes()
+        sizes.add(index)
         with self._store.create(index_name(self._name)) as file:
             file.write(index)
         return Shard(

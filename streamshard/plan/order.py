@@ -175,6 +175,11 @@ class Order:
     def __len__(self) -> int:
         return self._total
 
+    @property
+    def lanes(self) -> int:
+        """How many there are."""
+        return self._rule.lanes
+
     def rows(self, positions: Ints) -> tuple[Ints, Ints]:
         """Shard and row of each position.
 
@@ -236,6 +241,23 @@ class Order:
         window, begin, length = self.window_of(lane, place)
         key = key_of(_SAMPLES, self._rule.seed, self._epoch, lane, window)
         return lane, begin + unpermute(place - begin, length, key)
+
+    def lane(self, number: int) -> Ints:
+        """The positions of one lane's samples, in the order in which it gives them.
+
+        Args:
+            number: 0 <= number < the rule's lanes.
+
+        Returns:
+            (samples of the lane,) int64, ascending.
+        """
+        place = np.arange(self.edges[number + 1] - self.edges[number], dtype=np.int64)
+        grain, lanes, in_turns = self._rule.grain, self._rule.lanes, self.turns * self._rule.grain
+        turn, within = np.divmod(place, grain)
+        positions = (turn * lanes + number) * grain + within
+        late = place[in_turns:]
+        positions[in_turns:] = late + self.leftovers[number] + (lanes - 1) * in_turns
+        return positions
 
     def lane_and_place(self, positions: Ints) -> tuple[Ints, Ints]:
         """The lane that gives each position, and how many samples the lane gave before it."""

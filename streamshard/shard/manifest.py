@@ -182,12 +182,15 @@ class Manifest:
         table: The shards.
         classes: Class names by `cls`, or None.
         fingerprint: Of the shards' counts and hashes.
+        sizes_sha256: Of the file with the sizes of all graphs, in hex digits; None where there is
+            none (see sizes.py).
     """
 
     parts: Mapping[str, Part]
     table: ShardTable
     classes: Sequence[str] | None = None
     fingerprint: str = ""
+    sizes_sha256: str | None = None
 
     def __post_init__(self) -> None:
         if not self.fingerprint:
@@ -207,7 +210,7 @@ class Manifest:
         if missing:
             raise DatasetError(f"{where}: {missing[0]} is not in the dataset's manifest")
         table = ShardTable.of([self.table[numbers[name]] for name in names])
-        return dataclasses.replace(self, table=table, fingerprint="")
+        return dataclasses.replace(self, table=table, fingerprint="", sizes_sha256=None)
 
     def to_files(self) -> dict[str, bytes]:
         """Names and bytes of the table and the head, in the order in which to write them."""
@@ -223,6 +226,8 @@ class Manifest:
             "fingerprint": self.fingerprint,
             "table_sha256": hashlib.sha256(table).hexdigest(),
         }
+        if self.sizes_sha256 is not None:
+            head["sizes_sha256"] = self.sizes_sha256
         head["head_sha256"] = _head_hash(head)
         return {TABLE: table, HEAD: (json.dumps(head, indent=1) + "\n").encode()}
 
@@ -251,7 +256,8 @@ def read_manifest(source: Source, where: str) -> Manifest:
     try:
         table = ShardTable(columns.from_buffer(data, f"{where}/{TABLE}"))
         parts = {name: Part(**part) for name, part in head["parts"].items()}
-        manifest = Manifest(parts, table, head["classes"])
+        sizes = head.get("sizes_sha256")
+        manifest = Manifest(parts, table, head["classes"], sizes_sha256=sizes)
         whole = (manifest.fingerprint, len(manifest), len(table))
         written = (head["fingerprint"], head["samples"], head["shards"])
     except (KeyError, TypeError, AttributeError, ValueError) as error:

@@ -13,6 +13,7 @@ from streamshard.errors import DamagedError, StoreError
 from streamshard.shard import tar
 from streamshard.shard.index import MISSING, Index
 from streamshard.shard.manifest import Manifest, Part, Shard, Source, read_index
+from streamshard.shard.sizes import read_sizes, size_damage
 
 Progress = Callable[[int, int | None, int], None]
 
@@ -41,10 +42,17 @@ def find_damage(
         progress: Called with samples done, samples in all, and bytes done.
     """
     samples = bytes_done = 0
+    sizes = None
+    try:
+        sizes = read_sizes(sidecars, manifest, sidecars.where)
+    except (DamagedError, StoreError) as error:
+        yield str(error)
     for shard in manifest.table:
         try:
             index = Index(read_index(sidecars, shard, sidecars.where), shard.name)
             yield from _shard_damage(tars, shard, index, manifest)
+            if sizes and len(index) == shard.samples:
+                yield from size_damage(sizes, samples, index, sidecars.where)
         except (DamagedError, StoreError) as error:
             yield str(error)
         samples, bytes_done = samples + shard.samples, bytes_done + shard.nbytes

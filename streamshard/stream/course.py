@@ -6,17 +6,19 @@ that blocks are written to.
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 from streamshard.errors import UsageError
+from streamshard.plan.budget import Budget
 from streamshard.plan.cursor import Cursor
 from streamshard.plan.order import OrderRule, Shuffle
 from streamshard.plan.share import Share, Tail, World
 from streamshard.stream.assemble import Assembler
 from streamshard.stream.block import Allocate, Block
-from streamshard.stream.schedule import AnyOrder, Schedule
+from streamshard.stream.schedule import AnyOrder, AnyShare, Schedule
 from streamshard.stream.source import Source
 
 
@@ -55,7 +57,7 @@ class Course:
         sources: The datasets, one unless it is a mixture.
         plan: Their order.
         fingerprint: Of data and choice.
-        batch_size: Samples per rank and step.
+        batch_size: Samples per rank and step; 1 with a budget, whose batches have no one size.
         tail: What becomes of an incomplete last global batch.
         seed: Of order and augmentations.
         shuffle: False, True or "full".
@@ -77,6 +79,11 @@ class Course:
         self.share(self.first_cursor(World(), 0), World(), may_be_empty=True)  # checks everything
 
     @property
+    def budget(self) -> Budget | None:
+        """What the batches are cut by; None where each has as many samples."""
+        return None
+
+    @property
     def where(self) -> str:
         """The URLs, without secrets."""
         return " + ".join(source.where for source in self.sources)
@@ -90,12 +97,12 @@ class Course:
             shuffle=self.shuffle,
             **self.given,
         )
-        return Cursor(epoch, 0, rule, self.fingerprint)
+        return Cursor(epoch, 0, rule, self.fingerprint, self.budget)
 
     def next_epoch(self, cursor: Cursor, world: World) -> Cursor:
         """The beginning of the epoch after a cursor's."""
         if self.plan.keeps_rule:
-            return Cursor(cursor.epoch + 1, 0, cursor.rule, self.fingerprint)
+            return dataclasses.replace(cursor, epoch=cursor.epoch + 1, position=0)
         return self.first_cursor(world, cursor.epoch + 1)
 
     def resumed(self, state: Mapping[str, Any], world: World) -> Cursor:
@@ -106,12 +113,18 @@ class Course:
         """
         cursor = Cursor.from_dict(state)
         given = {name: value for name, value in self.given.items() if value is not None}
-        cursor.check(fingerprint=self.fingerprint, seed=self.seed, shuffle=self.shuffle, **given)
+        cursor.check(
+            fingerprint=self.fingerprint,
+            budget=self.budget,
+            seed=self.seed,
+            shuffle=self.shuffle,
+            **given,
+        )
         if cursor.position and self.share(cursor, world).steps == 0:
             return self.next_epoch(cursor, world)
         return cursor
 
-    def share(self, cursor: Cursor, world: World, *, may_be_empty: bool = False) -> Share:
+    def share(self, cursor: Cursor, world: World, *, may_be_empty: bool = False) -> AnyShare:
         """How the rest of a cursor's epoch is divided.
 
         Raises:
@@ -132,7 +145,7 @@ class Course:
         position = self.share(cursor, world).after(steps)
         if position is None:
             return self.next_epoch(cursor, world)
-        return Cursor(cursor.epoch, position, cursor.rule, cursor.fingerprint)
+        return dataclasses.replace(cursor, position=position)
 
     def schedule(self, cursor: Cursor, world: World) -> Schedule:
         """Where the samples of the steps of a pass lie."""

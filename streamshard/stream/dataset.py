@@ -9,17 +9,19 @@ import dataclasses
 import logging
 import operator
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
 from torch.utils.data import IterableDataset, get_worker_info
 
 from streamshard.errors import SampleError, UsageError
+from streamshard.plan.budget import Budget
 from streamshard.plan.order import DatasetPlan, Shuffle
 from streamshard.plan.share import Tail, World
 from streamshard.stream.assemble import Assembler, OnError
 from streamshard.stream.block import Block, plain_memory, shared_memory
+from streamshard.stream.budget import BudgetCourse, BudgetPlan
 from streamshard.stream.course import Course, Plan
 from streamshard.stream.mixture import Mixture, mixture_fingerprint, sources_of
 from streamshard.stream.reader import Shards
@@ -61,7 +63,8 @@ class ShardDataset(IterableDataset[Any]):
         self,
         url: str | os.PathLike[str] | Mixture,
         *,
-        batch_size: int,
+        batch_size: int | None = None,
+        budget: Budget | None = None,
         shuffle: Shuffle = False,
         seed: int = 0,
         parts: str | Sequence[str] | None = None,
@@ -82,7 +85,9 @@ class ShardDataset(IterableDataset[Any]):
 
         Args:
             url: Folder, URL, brace pattern of tars, or a `Mixture` of datasets.
-            batch_size: Samples per rank and step.
+            batch_size: Samples per rank and step; either this or `budget`.
+            budget: Nodes and edges per rank and step, for graphs: batches are as full as it allows,
+                and their number may differ from epoch to epoch.
             shuffle: False for pack order, True for permuted windows of the epoch's permuted shards,
                 "full" for one permutation of all samples, for local data.
             seed: Of order and augmentations.
@@ -105,16 +110,20 @@ class ShardDataset(IterableDataset[Any]):
                 least 1,024.
             lanes: Independent streams that the epoch is cut into, so that each is read by one
                 worker; by default derived from the world.
-            grain: Samples that a lane gives at a time; by default the batch size.
+            grain: Samples that a lane gives at a time; by default the batch size. With a budget a
+                lane gives a batch at a time.
             verify: Check what is read from local data; what comes over a network always is.
             index: Where `.streamshard/` lies when it is not beside the tars.
             storage_options: For fsspec.
 
         Raises:
-            UsageError: An argument breaks its rule, or a part does not exist.
+            UsageError: An argument breaks its rule, a part does not exist, or a graph is larger
+                than the budget.
             DatasetError: There is no dataset, or it can't be used.
         """
         super().__init__()
+        if (batch_size is None) == (budget is None):
+            raise UsageError("either batch_size= or budget= says how large a batch is")
 
         def opened(one: str | os.PathLike[str]) -> Source:
             shards = Shards(one, index=index, verify=verify, storage_options=storage_options)
@@ -124,19 +133,22 @@ class ShardDataset(IterableDataset[Any]):
         if isinstance(url, Mixture):
             if index is not None:
                 raise UsageError("index= belongs to one dataset; give it to the mixture's sources")
+            if budget is not None:
+                raise UsageError("a mixture can't be cut by a budget= yet; use batch_size=")
             sources = sources_of(url, opened, decode or {})
             plan: Plan = url.plan(sources)
             fingerprint = mixture_fingerprint(url.plan(sources), sources)
         else:
             sources = (opened(url),)
-            plan, fingerprint = _plan_of(sources[0])
+            plan, fingerprint = _plan_of(sources[0], budget)
         self._given_world, self._world = world, None  # type: tuple[World | None, World | None]
         self.max_errors = max_errors
-        self.course = Course(
+        kind: Callable[..., Course] = Course if budget is None else BudgetCourse
+        self.course = kind(
             sources=sources,
             plan=plan,
             fingerprint=fingerprint,
-            batch_size=operator.index(batch_size),
+            batch_size=1 if batch_size is None else operator.index(batch_size),
             tail=tail,
             seed=seed,
             shuffle=shuffle,
@@ -197,9 +209,22 @@ class ShardDataset(IterableDataset[Any]):
         return {**self.__dict__, "_world": self.world}  # for workers that can't find it
 
     def __len__(self) -> int:
-        """Steps of a whole epoch, the same on every rank."""
+        """Steps of the epoch that was set, whole; the same on every rank."""
         world = self.world
-        return self.course.share(self.course.first_cursor(world, 0), world).steps
+        return self.course.share(self.course.first_cursor(world, self.epoch), world).steps
+
+    @property
+    def fill(self) -> float:
+        """How full the batches of the epoch that was set are, 0 to 1.
+
+        The mean over all batches of max(nodes / max_nodes, edges / max_edges), 1 at most for each.
+
+        Raises:
+            UsageError: There is no budget to fill.
+        """
+        if not isinstance(self.course, BudgetCourse):
+            raise UsageError("fill is the fill of a budget=; there is none")
+        return self.course.batches(self.course.first_cursor(self.world, self.epoch)).fill
 
     def select(
         self,
@@ -260,7 +285,7 @@ class ShardDataset(IterableDataset[Any]):
         dataset = object.__new__(type(self))
         dataset.__dict__.update(self.__dict__)  # a copy would settle the world, as pickling does
         source = self.source.viewed(view)
-        plan, fingerprint = _plan_of(source)
+        plan, fingerprint = _plan_of(source, self.course.budget)
         dataset.course = dataclasses.replace(
             self.course, sources=(source,), plan=plan, fingerprint=fingerprint
         )
@@ -318,9 +343,10 @@ class ShardDataset(IterableDataset[Any]):
         return skipped
 
 
-def _plan_of(source: Source) -> tuple[DatasetPlan, str]:
+def _plan_of(source: Source, budget: Budget | None) -> tuple[Plan, str]:
     """The plan of one dataset, and the fingerprint of what it is made of."""
-    return DatasetPlan(source.view.counts), source.view.fingerprint
+    plan = BudgetPlan(source, budget) if budget else DatasetPlan(source.view.counts)
+    return plan, source.view.fingerprint
 
 
 def _epoch_cell() -> torch.Tensor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import weakref
 from collections.abc import Generator, Iterator, Mapping
 from typing import Any, Self
@@ -97,8 +98,12 @@ class StreamLoader:
         return self._skipped
 
     def __len__(self) -> int:
-        """Steps of a whole epoch, the same on every rank."""
-        return len(self.dataset)
+        """Steps of the whole of the current epoch, the same on every rank.
+
+        With a budget it may differ from epoch to epoch.
+        """
+        whole = dataclasses.replace(self._cursor, position=0)
+        return self.dataset.course.share(whole, self.dataset.world).steps
 
     def state_dict(self) -> dict[str, Any]:
         """The cursor: a few integers, the same on all ranks; counts what the loop received."""
@@ -164,7 +169,7 @@ class StreamLoader:
             pool = self._running_pool(world)
             is_there, self._workers_are_at = self._workers_are_at == start, None
             if is_there:
-                pool.follow(start)
+                pool.follow(start, steps)
             else:
                 pool.start(start)
             for step in range(steps):

@@ -22,7 +22,8 @@ class Mixture:
     Every global batch holds each source's share to within the number of sources, every source goes
     through all its samples before one of them comes again, and begins a new epoch of its own with a
     new order when it has, also when the mixture's epoch ends in between. Sources are told apart in
-    a batch by `"__source__"`, (batch,) int64, their numbers in the order given here.
+    a batch by `"__source__"`, (batch,) int64, their numbers in the order given here. Its batches
+    have one size; it can't be cut by a `Budget` yet.
 
     Attributes:
         sources: By name, a URL, read as the mixture's `ShardDataset` says, or a `ShardDataset`, of

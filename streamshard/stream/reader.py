@@ -27,6 +27,7 @@ from streamshard.shard.manifest import (
     read_index,
     read_manifest,
 )
+from streamshard.shard.sizes import Sizes, read_sizes
 from streamshard.shard.verify import Progress, find_damage
 from streamshard.store.base import File, Store
 from streamshard.store.filesystem import open_store
@@ -123,6 +124,25 @@ class Shards:
         """The keys in pack order; reads every index."""
         for number in range(len(self.manifest.table)):
             yield from self.index(number).keys
+
+    def sizes(self) -> Sizes:
+        """Nodes and edges of every graph, in pack order.
+
+        From one file of the dataset; where it was packed without, or only some of its shards are
+        read, from the index of each shard.
+
+        Raises:
+            DamagedError: The sidecars don't fit together.
+        """
+        found = read_sizes(self._sidecars, self.manifest, self._sidecars.where)
+        if found is not None:
+            return found
+        where = self._sidecars.where
+        indexes = (
+            Index(read_index(self._sidecars, shard, where), shard.name)
+            for shard in self.manifest.table
+        )
+        return Sizes.joined([Sizes.of(index) for index in indexes])
 
     def find_damage(self, progress: Progress | None = None) -> Iterator[str]:
         """Read every shard and say what is wrong, one line a finding.

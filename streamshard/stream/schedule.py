@@ -8,7 +8,7 @@ from typing import Protocol
 import numpy as np
 
 from streamshard.plan.order import Ints, Places
-from streamshard.plan.share import Share, Step
+from streamshard.plan.share import Step
 from streamshard.stream.assemble import Rows
 from streamshard.stream.source import Source
 
@@ -24,24 +24,39 @@ class AnyOrder(Protocol):
         """Where the samples of some positions lie."""
 
 
+class AnyShare(Protocol):
+    """One rank's part of a pass, in batches of one size or within a budget."""
+
+    @property
+    def steps(self) -> int:
+        """Steps of the pass, the same on every rank."""
+
+    def step(self, number: int) -> Step:
+        """The positions of step `number`, 0 <= number < steps."""
+
+    def after(self, steps: int) -> int | None:
+        """The position after so many steps; None where no step is left."""
+
+
 class Schedule:
     """Where the samples of each step of a pass lie."""
 
     def __init__(
-        self, order: AnyOrder, share: Share, sources: Sequence[Source], epoch: int
+        self, order: AnyOrder, share: AnyShare, sources: Sequence[Source], epoch: int
     ) -> None:
         self._order, self._share = order, share
         self._sources, self._epoch = sources, epoch
 
     def rows(self, numbers: Iterable[int]) -> Iterator[Rows]:
         """The rows of these steps, in their order."""
-        at_once = max(1, _LOOK_AHEAD // self._share.batch_size)
         steps: list[Step] = []
+        count = 0
         for number in numbers:
             steps.append(self._share.step(number))
-            if len(steps) == at_once:
+            count += len(steps[-1].positions)
+            if count >= _LOOK_AHEAD:
                 yield from self._resolved(steps)
-                steps = []
+                steps, count = [], 0
         if steps:
             yield from self._resolved(steps)
 

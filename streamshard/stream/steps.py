@@ -73,13 +73,12 @@ class Steps(Iterator[Any]):
 
     def _division(self) -> dict[str, Any]:
         """What a number of steps means something for, and nothing else."""
-        share = self._course.share(self._cursor, self._world)
         return {
             "worker": self._worker,
             "workers": self._workers,
-            "ranks": share.world.size,
-            "batch_size": share.batch_size,
-            "tail": share.tail,
+            "ranks": self._world.size,
+            "batch_size": self._course.batch_size,
+            "tail": self._course.tail,
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:

@@ -157,13 +157,13 @@ class _Worker:
             self._memory.take_back(*message)
 
     def _serve(self, start: Start) -> None:
-        """Make steps, epoch after epoch, until there is another order or a step fails."""
+        """Make steps, epoch after epoch, until there is another order or a step fails.
+
+        Also until an epoch has no step for this worker; the trainer orders the one after it.
+        """
         job, cursor, first = self._job, start.cursor, start.step
         course = job.dataset.course
         while True:
-            following = course.next_epoch(cursor, job.world)
-            if job.number >= course.share(following, job.world).steps:
-                return  # an epoch has no step for this worker
             numbers = range(first, course.share(cursor, job.world).steps, job.workers)
             blocks = course.make(cursor, job.world, numbers, self._memory.allocate)
             for _ in numbers:
@@ -173,7 +173,9 @@ class _Worker:
                         return
                 if not self._hand_over(blocks, start.generation):
                     return
-            cursor, first = following, job.number
+            cursor, first = course.next_epoch(cursor, job.world), job.number
+            if first >= course.share(cursor, job.world, may_be_empty=True).steps:
+                return
 
     def _hand_over(self, blocks: Iterator[Block], generation: int) -> bool:
         """Make the next step; whether it could be made."""

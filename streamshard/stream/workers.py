@@ -111,6 +111,7 @@ class WorkerPool:
         self._lent: deque[tuple[_Handle, Place]] = deque()  # the oldest first
         self._generation = 0
         self._cursor: Cursor | None = None
+        self._resting: set[int] = set()  # who did not go on: an epoch had no step for them
         self._handles: list[_Handle] = []
         for job in self._jobs:
             self._handles.append(self._launch(job))
@@ -119,12 +120,19 @@ class WorkerPool:
         """Begin a pass; what was made for another is thrown away."""
         self._generation += 1
         self._cursor = cursor
+        self._resting = set()
         for number, handle in enumerate(self._handles):
             handle.send(Start(self._generation, cursor, number))
 
-    def follow(self, cursor: Cursor) -> None:
-        """Take note that the workers went on into this epoch by themselves."""
+    def follow(self, cursor: Cursor, steps: int) -> None:
+        """Take note that the workers went on into this epoch, of so many steps, by themselves.
+
+        All but those that rest: they are told, as soon as an epoch has a step for them again.
+        """
         self._cursor = cursor
+        for number in self._resting & set(range(steps)):
+            self._handles[number].send(Start(self._generation, cursor, number))
+        self._resting = set(range(steps, len(self._handles)))
 
     def receive(self, step: int) -> Block:
         """The block of a step of the pass; steps are asked for one after another.

@@ -1,10 +1,11 @@
 """Run by torchrun: passes over several datasets, with a collective in every step.
 
 in_step_job.py OUT SETTINGS: SETTINGS is a JSON list of {name, url, workers, tail, shuffle, batch},
-where url is a dict of URLs for a mixture, with a cursor under `state` where a pass is to go on,
-`stop` where it is to end early, `rule` for other lanes than the usual ones, `crop` for images
-cropped at random to so many pixels, and `sums` for a checksum of each sample. Each rank writes
-OUT/rank.json: by name its steps, the keys of each, and the state after them.
+where url is a dict of URLs for a mixture, for graphs with a `budget` instead of the batch size,
+with a cursor under `state` where a pass is to go on, `stop` where it is to end early, `rule` for
+other lanes than the usual ones, `crop` for images cropped at random to so many pixels, and `sums`
+for a checksum of each sample. Each rank writes OUT/rank.json: by name its steps, the keys of each,
+and the state after them.
 """
 
 from __future__ import annotations
@@ -25,14 +26,17 @@ WINDOWED = {"lanes": 6, "grain": 4, "window": 64}
 
 
 def run(setting: dict[str, Any]) -> dict[str, Any]:
-    url = setting["url"]
+    url, usual = setting["url"], dict(WINDOWED) if setting["shuffle"] is True else {}
+    if "budget" in setting:
+        usual.pop("grain", None)  # has no meaning there
     dataset = ss.ShardDataset(
         ss.Mixture(url) if isinstance(url, dict) else url,
-        batch_size=setting["batch"],
+        batch_size=setting.get("batch"),
+        budget=ss.Budget(**setting["budget"]) if "budget" in setting else None,
         tail=setting["tail"],
         shuffle=setting["shuffle"],
         decode={"jpg": ss.RandomResizedCrop(setting["crop"])} if "crop" in setting else None,
-        **setting.get("rule", WINDOWED if setting["shuffle"] is True else {}),
+        **setting.get("rule", usual),
     )
     try:
         loader = ss.StreamLoader(dataset, num_workers=setting["workers"], prefetch=2)
