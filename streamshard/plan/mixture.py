@@ -4,9 +4,11 @@ A mixture is one endless sequence; its epochs cut it into runs of equal length, 
 on from epoch to epoch and begins an epoch of its own when all its samples were given. The sequence
 is dealt like a dataset's: `grain` samples of lane 0, `grain` of lane 1, and so on in turns. Lane l
 follows the pattern of the proportions from place l * grain on, so that a turn of the lanes is one
-run of the pattern, and so is everything that a lane gives. The c-th sample that lane l takes from a
-source is number c * lanes + l of that source's own endless sequence: lanes take from a source in
-turns too, and from a source that is cut into as many lanes each takes its own.
+run of the pattern, and so is everything that a lane gives.
+
+A source has an endless sequence of its own. From one that is cut into as many lanes, the c-th
+sample that lane l takes is number c * lanes + l, so each lane takes its own; from one that is not,
+samples are numbered as they come in the mixture.
 """
 
 from __future__ import annotations
@@ -178,8 +180,35 @@ class MixedOrder:
         grains, within = np.divmod(self._begin + positions, grain)
         turns, lane = np.divmod(grains, lanes)
         begin = lane * grain
-        sources, counts = self._plan.proportions.pick(begin + turns * grain + within, begin)
-        return sources, counts * lanes + lane
+        places = begin + turns * grain + within
+        sources, counts = self._plan.proportions.pick(places, begin)
+        numbers = counts * lanes + lane
+        for source, plan in enumerate(self._plan.sources):
+            if not plan.is_windowed and lanes > 1:
+                here = np.flatnonzero(sources == source)
+                numbers[here] = self._as_they_come(source, turns[here], places[here])
+        return sources, numbers
+
+    def _as_they_come(self, source: int, turns: Ints, places: Ints) -> Ints:
+        """How often a source comes in the mixture before some places of the pattern.
+
+        Args:
+            source: By number.
+            turns: (n,) int64, turns of the lanes before each.
+            places: (n,) int64, in the pattern, in that turn.
+        """
+        before, grain = self._plan.proportions.before, self._rule.grain
+        lanes = np.arange(self._rule.lanes, dtype=np.int64) * grain
+        begun, whichever = np.unique(turns, return_inverse=True)
+        # What all lanes gave in the turns before: lane l had the places from l * grain on.
+        given = np.array(
+            [
+                (before(source, lanes + turn * grain) - before(source, lanes)).sum()
+                for turn in begun
+            ],
+            np.int64,
+        )
+        return given[whichever] + before(source, places) - before(source, turns * grain)
 
     def places(self, positions: Ints) -> Places:
         """Source, shard and row of each position; a row counts from its shard's first sample.

@@ -23,7 +23,7 @@ class Proportions:
 
     Of the first n places of the pattern the first source (the one of the greatest weight) has
     floor(n * w / W), W the weights' sum; what it leaves is dealt among the others likewise. So a
-    run of n places holds n * w / W of each source to within `deviation`.
+    run of n places holds n * w / W of each of several sources to less than `deviation`.
 
     Attributes:
         weights: Whole numbers above 0, one a source, together at most 2**31.
@@ -48,9 +48,12 @@ class Proportions:
         >>> Proportions.of([0.7, 0.2, 0.1]).weights
         (7, 2, 1)
         """
-        if not weights or not all(0 < weight < float("inf") for weight in weights):
+        try:
+            exact = [Fraction(str(weight)) for weight in weights]
+        except ValueError:
+            exact = []  # no numbers, or not finite ones
+        if not exact or min(exact) <= 0:
             raise UsageError(f"weights {[*weights]}; each must be a number above 0")
-        exact = [Fraction(str(weight)) for weight in weights]
         unit = Fraction(
             np.gcd.reduce([share.numerator for share in exact], dtype=object),
             np.lcm.reduce([share.denominator for share in exact], dtype=object),
@@ -72,7 +75,9 @@ class Proportions:
         """What no source's count in any run of the pattern differs by from its share, or more.
 
         Each floor adds less than one, and a source further down has its part of what those above
-        it are off by; at most 1 + 1/2 + … + 1/(sources - 1), since the greatest weights come first.
+        it are off by. At most 1 for two sources, and 2 + 1/2 + … + 1/(sources - 2) for more, since
+        the greatest weights come first: the k-th is off by less than 1 + w_k (1/r_1 + … + 1/r_k-1),
+        r_j being what the j-th leaves, which is more than (k - j) w_k. None for one source.
         """
         worst, above, left = Fraction(0), Fraction(0), self.total
         for source in self._descending[:-1]:
@@ -85,6 +90,16 @@ class Proportions:
     @property
     def _descending(self) -> list[int]:
         return sorted(range(len(self.weights)), key=lambda source: -self.weights[source])
+
+    def before(self, source: int, places: Ints) -> Ints:
+        """How often a source comes before each place of the pattern, (n,) int64."""
+        rest, left = places, self.total
+        for other in self._descending:
+            count = _part(rest, self.weights[other], left)
+            if other == source:
+                return count
+            rest, left = rest - count, left - self.weights[other]
+        raise IndexError(f"source {source} of {len(self.weights)}")
 
     def pick(self, places: Ints, begins: Ints | None = None) -> tuple[Ints, Ints]:
         """The source at each place of the pattern, and how often it came since a place before.

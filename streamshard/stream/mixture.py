@@ -19,11 +19,11 @@ from streamshard.stream.source import Decoder, Source
 class Mixture:
     """Several datasets, streamed in fixed proportions: `ShardDataset(Mixture(…), batch_size=…)`.
 
-    Every global batch holds each source's share to within the number of sources, every source goes
-    through all its samples before one of them comes again, and begins a new epoch of its own with a
-    new order when it has, also when the mixture's epoch ends in between. Sources are told apart in
-    a batch by `"__source__"`, (batch,) int64, their numbers in the order given here. Its batches
-    have one size; it can't be cut by a `Budget` yet.
+    A global batch no longer than a turn of the lanes holds each source's share to less than the
+    number of sources and one. Every source goes through its samples epoch by epoch, a new order
+    each time, also where the mixture's epoch ends in between; epochs of a source that is cut into
+    lanes overlap by about a turn. Sources are told apart in a batch by `"__source__"`, (batch,)
+    int64, their numbers in the order given here.
 
     Attributes:
         sources: By name, a URL, read as the mixture's `ShardDataset` says, or a `ShardDataset`, of
@@ -31,8 +31,9 @@ class Mixture:
             `transform` are used.
         weights: By name, any numbers above 0; in proportion to the sources' samples if None.
         samples: By name, instead of weights: how many samples of each make an epoch.
-        stop: Where an epoch ends: "longest" when every source was given whole, "first" when the
-            first of them would begin anew, or after so many samples; at a whole grain in any case.
+        stop: Where an epoch ends, by the proportions: "longest" when every source was given whole,
+            "first" when the first of them would begin anew, or after so many samples; at a whole
+            grain in any case.
 
     Raises:
         UsageError: There is no source, or the names differ.
