@@ -30,6 +30,7 @@ from streamshard.codec.tensor import decode_tensors, encode_ordered, plain
 if TYPE_CHECKING:
     from torch_geometric.data import Data, HeteroData
 
+SIGNED = 16  # is added to the width of integers that have a sign
 _NARROW = (np.uint8, np.int8, np.uint16, np.int16, np.uint32, np.int32)
 _INTEGERS = (torch.int64, torch.int32, torch.int16)
 
@@ -40,7 +41,7 @@ class GraphCodec:
     Facts in the index: `nodes` and `edges`, of all types; `nodes:TYPE` in a `HeteroData`; `base`
     (bytes in front of the first field); for each field that is concatenated `rows:FIELD` (its
     length along the dimension); `inc:FIELD`, or `inc:FIELD:ROW` where each row has its own, unless
-    it is zero; and where integers were narrowed `width:FIELD`, bytes, negative where signed.
+    it is zero; and where integers were narrowed `width:FIELD`, bytes, 16 more where signed.
 
     The schema has `fields`, in the order of PyG's stores: dtype, shape with null for the dimension
     that varies, `cat_dim` (null where graphs are stacked), `inc`, how many increments there are,
@@ -219,7 +220,7 @@ def _narrowed(tensor: torch.Tensor) -> tuple[torch.Tensor, int]:
         if limits.min <= low and high <= limits.max and limits.bits // 8 < array.itemsize:
             array = array.astype(kind)
             break
-    width = array.itemsize if array.dtype.kind == "u" else -array.itemsize
+    width = array.itemsize + (0 if array.dtype.kind == "u" else SIGNED)
     return torch.from_numpy(np.ascontiguousarray(array).reshape(array.shape)), width
 
 

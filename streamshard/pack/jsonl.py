@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from streamshard.codec.pyg import check_name
 from streamshard.errors import PackError
 from streamshard.pack.graph_files import GraphReader
 from streamshard.pack.rows import Row, RowFile
@@ -108,6 +109,7 @@ class _ReadLine:
             if name == _NODES:
                 graph.num_nodes = _count(value)
             elif name in self.forms:
+                check_name(name)
                 graph[name] = _tensor(name, value, self.forms[name])
             else:
                 rest[name] = value

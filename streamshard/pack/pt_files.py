@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 import torch
 
+from streamshard.codec.pyg import check_name
 from streamshard.errors import PackError
 from streamshard.pack.graph_files import GraphReader
 from streamshard.pack.sources import pack_order, walk
@@ -168,6 +169,8 @@ def _as_graph(value: Any) -> Data:
         return value
     if isinstance(value, Mapping) and all(isinstance(name, str) for name in value):
         tensors = [name for name, field in value.items() if isinstance(field, torch.Tensor)]
+        for name in tensors:
+            check_name(name)
         if tensors:
             return Data(**value)
         raise ValueError(f"a dict without a tensor; {_REMEDY}")

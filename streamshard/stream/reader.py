@@ -84,6 +84,7 @@ class Shards:
         self._sidecars = open_store(index, storage_options) if index else self._store
         self.where = self._store.where
         self._verify = verify
+        self._at_most = _OPEN_SHARDS
         self._open: OrderedDict[int, _Open] = OrderedDict()
         self._whole: dict[int, bool] = {}  # shards whose hash this process has checked
         self.manifest = _find(self._store, self._sidecars)
@@ -248,6 +249,10 @@ class Shards:
         key = opened.index.keys[row]
         return f"{self.where}/{opened.shard.name}: key {key}, part {part} at offset {offset}"
 
+    def share_descriptors(self, datasets: int) -> None:
+        """Keep only so many shards open that several datasets together keep as many as one."""
+        self._at_most = max(2, _OPEN_SHARDS // datasets)
+
     def shard_url(self, shard: int) -> str:
         """Where a shard lies, for messages."""
         return f"{self.where}/{self.manifest.table[shard].name}"
@@ -269,7 +274,7 @@ class Shards:
                 f"the manifest says {shard.nbytes}"
             )
         opened = self._open[number] = _Open(shard, index, file)
-        while len(self._open) > _OPEN_SHARDS:
+        while len(self._open) > self._at_most:
             self._open.popitem(last=False)[1].file.close()
         return opened
 
