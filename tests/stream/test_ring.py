@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import gc
 import contextlib
 import copy
+import gc
 import os
 import pickle
 import random
