@@ -14,6 +14,7 @@ from streamshard.cli.export import Export, check_formats, export, export_packed
 from streamshard.cli.options import AsJson, Destination, IndexAt
 from streamshard.cli.plan import plan
 from streamshard.cli.show import format_bytes, progress, result
+from streamshard.cli.unpack import cat, unpack
 from streamshard.errors import StreamshardError, UsageError
 
 app = typer.Typer(
@@ -27,6 +28,8 @@ pack_app = typer.Typer(help="Pack a source into shards.", no_args_is_help=True)
 app.add_typer(pack_app, name="pack")
 app.command("plan")(plan)
 app.command("export")(export)
+app.command("cat")(cat)
+app.command("unpack")(unpack)
 
 
 class Keys(enum.StrEnum):

@@ -12,9 +12,16 @@ from pathlib import Path
 
 def read(folder: str) -> list:
     from megatron.energon import (
-        Cooker, DefaultTaskEncoder, Sample, WorkerConfig, basic_sample_keys, edataclass, get_loader,
-        get_train_dataset, stateless,
-    )  # fmt: skip
+        Cooker,
+        DefaultTaskEncoder,
+        Sample,
+        WorkerConfig,
+        basic_sample_keys,
+        edataclass,
+        get_loader,
+        get_train_dataset,
+        stateless,
+    )
 
     @edataclass
     class Parts(Sample):
