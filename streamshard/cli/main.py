@@ -10,9 +10,11 @@ from typing import Annotated, Any
 import typer
 
 from streamshard import __version__
+from streamshard.cli.export import Export, check_formats, export, export_packed
 from streamshard.cli.options import AsJson, Destination, IndexAt
 from streamshard.cli.plan import plan
 from streamshard.cli.show import format_bytes, progress, result
+from streamshard.cli.unpack import cat, unpack
 from streamshard.errors import StreamshardError, UsageError
 
 app = typer.Typer(
@@ -25,6 +27,9 @@ app = typer.Typer(
 pack_app = typer.Typer(help="Pack a source into shards.", no_args_is_help=True)
 app.add_typer(pack_app, name="pack")
 app.command("plan")(plan)
+app.command("export")(export)
+app.command("cat")(cat)
+app.command("unpack")(unpack)
 
 
 class Keys(enum.StrEnum):
@@ -81,11 +86,13 @@ def pack_images(
     keys: Annotated[Keys, typer.Option(help="Path below SRC, or number.")] = Keys.path,
     on_error: Skip = OnError.stop,
     overwrite: Overwrite = False,
+    export: Export = None,
     as_json: AsJson = False,
 ) -> None:
     """Pack a folder of images; they keep their bytes unless something else is asked for."""
     from streamshard.pack import images
 
+    check_formats(export)
     with progress("packing images") as report:
         summary = images.pack_images(
             source,
@@ -103,6 +110,7 @@ def pack_images(
             start_method="forkserver",  # the progress bar's thread would not survive a plain fork
             progress=report,
         )
+    summary.notes.extend(export_packed(destination, export))
     _print_summary(summary, destination, as_json=as_json)
 
 
@@ -139,12 +147,14 @@ def pack_graphs(
     ] = False,
     on_error: Skip = OnError.stop,
     overwrite: Overwrite = False,
+    export: Export = None,
     as_json: AsJson = False,
 ) -> None:
     """Pack PyG graphs: from files, or from a callable that returns them, such as a dataset."""
     from streamshard.pack import graphs
     from streamshard.pack.specs import parse_args
 
+    check_formats(export)
     args = parse_args(arg or [])
     with progress("packing graphs") as report:
         summary = graphs.pack_graphs(
@@ -165,6 +175,7 @@ def pack_graphs(
             start_method="forkserver",  # see pack_images
             progress=report,
         )
+    summary.notes.extend(export_packed(destination, export))
     _print_summary(summary, destination, as_json=as_json)
 
 

@@ -20,15 +20,18 @@ from streamshard.errors import PackError, SampleError, UsageError
 from streamshard.pack.encode import Encoder
 from streamshard.shard import tar
 from streamshard.shard.index import Cell, IndexBuilder
+from streamshard.shard.interop import ENERGON, ENERGON_FILES
 from streamshard.shard.manifest import FOLDER, HEAD, Manifest, Part, Shard, ShardTable, index_name
 from streamshard.shard.sizes import SIZES, SizesBuilder
 from streamshard.store.base import Store
 from streamshard.store.filesystem import open_store
 
-_SHARD_RULE = re.compile(r"^shard-\d{6,}\.tar$|^\.shard-\d{6,}\.tar\.\d+\.tmp$")
+_SHARD_RULE = re.compile(
+    r"^shard-\d{6,}(\.tar|\.idx|\.tar\.idx)$|^\.shard-\d{6,}\.(tar|idx|tar\.idx)\.\d+\.tmp$"
+)
 _SIDECAR_RULE = re.compile(
-    r"(manifest\.json|(shards|sizes)\.safetensors|shard-\d{6,}\.index\.safetensors)"
-    r"|\.(manifest|shard|sizes).*\.\d+\.tmp"
+    r"((manifest|wids)\.json|(shards|sizes)\.safetensors|shard-\d{6,}\.index\.safetensors)"
+    r"|\.(manifest|wids|shard|sizes).*\.\d+\.tmp"
 )
 _UNITS = {"": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12}
 
@@ -228,12 +231,20 @@ def make_room(store: Store, *, overwrite: bool) -> None:
     names = store.list(FOLDER)
     sidecars = [f"{FOLDER}/{name}" for name in names]
     others = [f"{FOLDER}/{name}" for name in names if not _SIDECAR_RULE.fullmatch(name)]
-    if foreign := sorted({*found} - {*ours, FOLDER}) + others:
+    exported = store.list(ENERGON)
+    others += [f"{ENERGON}/{name}" for name in exported if not _is_energon(name)]
+    ours += [f"{ENERGON}/{name}" for name in exported]
+    if foreign := sorted({*found} - {*ours, FOLDER, ENERGON}) + others:
         raise UsageError(
             f"{store.where} holds {foreign[0]}, which no pack wrote; choose another place"
         )
     for name in sorted(sidecars, key=lambda name: name != HEAD) + ours:
         store.remove(name)
+
+
+def _is_energon(name: str) -> bool:
+    """Whether an export makes such a file in Energon's folder, or leaves it when killed."""
+    return re.sub(r"^\.(.*)\.\d+\.tmp$", r"\1", name) in ENERGON_FILES
 
 
 def write_manifest(store: Store, manifest: Manifest, sizes: SizesBuilder) -> Manifest:

@@ -117,6 +117,11 @@ class Shards:
         return sample
 
     @property
+    def store(self) -> Store:
+        """Where the shards lie."""
+        return self._store
+
+    @property
     def classes(self) -> Sequence[str] | None:
         """Class names by `cls`, or None."""
         return self.manifest.classes
