@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Annotated, Any
 
 import typer
 
 from streamshard.cli.options import AsJson, Destination, IndexAt
 from streamshard.cli.show import progress, result
+from streamshard.errors import UsageError
 
 _PRINTED = 100  # findings
 
@@ -19,14 +21,54 @@ def verify(
         int | None,
         typer.Option(min=0, help="Processes, a shard each at a time; 0: this one; else all cores."),
     ] = None,
+    repair: Annotated[
+        bool,
+        typer.Option(
+            "--repair", help="First rebuild what of .streamshard/ is lost, from whole tars."
+        ),
+    ] = False,
+    accept_changes: Annotated[
+        bool,
+        typer.Option(
+            "--accept-changes",
+            help="With --repair: take tars as they are, though they are not as they were packed.",
+        ),
+    ] = False,
     index: IndexAt = None,
     as_json: AsJson = False,
 ) -> None:
     """Read every byte of every shard and compare; exit status 1 where something is wrong."""
-    value, lines = _verified(destination, index, decode, workers)
+    if accept_changes and not repair:
+        raise UsageError("--accept-changes goes with --repair")
+    if not repair:
+        value, lines = _verified(destination, index, decode, workers)
+    else:
+        value, lines = _repaired(destination, index, accept_changes)
+        if value["repair"]["left"]:
+            value["whole"] = False
+        else:
+            verified, more = _verified(destination, index, decode, workers)
+            value, lines = {**verified, **value}, lines + more
     result(value, lines, as_json=as_json)
     if not value["whole"]:
         raise typer.Exit(1)
+
+
+def _repaired(
+    destination: str, index: str | None, accept: bool
+) -> tuple[dict[str, Any], list[str]]:
+    """What a repair did, and how to say it."""
+    from streamshard.pack.repair import repair
+
+    with progress("repairing") as report:
+        done = repair(destination, index=index, accept_changes=accept, progress=report)
+    lines = [*done.done, *(f"note: {note}" for note in done.notes)]
+    lines += [f"not repaired: {reason}" for reason in done.left]
+    if not done.done and not done.left:
+        lines.append(f"{destination}: nothing to repair")
+    if done.was and done.fingerprint and done.was != done.fingerprint:
+        lines.append(f"{destination}: a new fingerprint, {done.fingerprint}; it was {done.was}")
+    return {"repair": dataclasses.asdict(done)}, lines
 
 
 def _verified(
