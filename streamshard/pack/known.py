@@ -104,7 +104,7 @@ def shard_names(known: Known, tars: Store, sidecars: Store) -> list[str]:
             return _sorted(names)
     raise DamagedError(
         f"{sidecars.where}/{TABLE}: lost, and of the {wanted} shards that it told of "
-        f"{len(there)} tars are in {tars.where}; bring back what lacks, or move away what is others'"
+        f"{len(there)} tars are in {tars.where}; bring back the others, or move away strangers"
     )
 
 

@@ -267,7 +267,7 @@ class _Repairer:
             self._check_graphs(where, recorded, old, index)
         if is_changed:
             told = changes(
-                old and as_index(old, name), as_index(index, name), self._indexer.parts()
+                as_index(old, name) if old else None, as_index(index, name), self._indexer.parts()
             )
             self._changed.append(f"{where}: not what was packed: {told}{self._origin(name, row)}")
         elif as_was and old is None:

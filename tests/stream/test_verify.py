@@ -22,11 +22,11 @@ from streamshard.stream.crew import Died, in_order
 from tests.pack.sources import class_folders, image_bytes, ring, tars_of, write_tar
 
 
-class Pair(Data):
+class Pair(Data):  # type: ignore[misc]
     """Two graphs in one, with rules of their own."""
 
     def __inc__(self, key: str, value: object, *args: object, **kwargs: object) -> object:
-        return self.x_s.shape[0] if key == "index_s" else super().__inc__(key, value)  # type: ignore[no-untyped-call]
+        return self.x_s.shape[0] if key == "index_s" else super().__inc__(key, value)
 
 
 def narrow_graphs(folder: Path) -> None:
@@ -123,7 +123,7 @@ def rewritten(folder: Path, column: str, value: int) -> list[str]:
     path = folder / index_name(manifest.table[0].name)
     read = columns.from_buffer(np.fromfile(path, np.uint8), "x")
     arrays = {name: array.copy() for name, array in read.items()}
-    arrays[column][1] = value  # type: ignore[call-overload]
+    arrays[column][1] = value
     path.write_bytes(columns.to_bytes(arrays))
     digest = hashlib.sha256(path.read_bytes()).digest()
     rows = [
