@@ -183,6 +183,7 @@ class _Repairer:
         self._rows: list[Shard] = []
         self._held: dict[str, bytes] = {}  # indexes that differ from what the table says
         self._changed: list[str] = []
+        self._odd: list[str] = []  # tars that their indexes are out of step with
         self._unproven: list[str] = []  # of graphs, with nothing to compare them to
 
     def _codec(self, suffix: str) -> Codec:
@@ -270,6 +271,8 @@ class _Repairer:
                 as_index(old, name) if old else None, as_index(index, name), self._indexer.parts()
             )
             self._changed.append(f"{where}: not what was packed: {told}{self._origin(name, row)}")
+        elif recorded is None and old:
+            self._odd.append(name)
         elif as_was and old is None:
             self._put(index_name(name), index)
         elif old and not as_was and self._known.head is None:
@@ -334,9 +337,10 @@ class _Repairer:
             result.left += self._changed
             return
         if not self._changed and not self._is_as_packed():
+            told = f"out of step with their indexes: {', '.join(self._odd)}" if self._odd else ""
             self._changed.append(
                 f"{self._tars.where}: the tars together are not what was packed, and with the "
-                "shard table lost nothing tells which of them differ"
+                f"shard table lost {told or 'nothing tells which of them differ'}"
             )
         if self._changed and not self._accept:
             result.left += [*self._changed, f"contents differ from what was packed: {_ACCEPT}"]

@@ -21,6 +21,7 @@ from streamshard.shard.index import MISSING, Extent, Index
 from streamshard.shard.manifest import (
     FOLDER,
     HEAD,
+    TABLE,
     Manifest,
     Part,
     Shard,
@@ -313,6 +314,10 @@ def _find(store: Store, sidecars: Store) -> Manifest:
     except NotFoundError:
         if sidecars.exists(HEAD):
             raise
+    if sidecars.exists(TABLE):  # written after everything else
+        raise DatasetError(
+            f"{sidecars.where}: {HEAD} is lost; `streamshard verify --repair` rebuilds it"
+        )
     if any(name.endswith(".safetensors") for name in sidecars.list(FOLDER)):
         raise DatasetError(
             f"{sidecars.where}: a pack that was not finished ({HEAD} is missing); pack again with "

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import multiprocessing
 import os
 import signal
 from collections.abc import Callable
@@ -109,11 +110,10 @@ def test_findings_are_the_same_whatever_the_number_of_workers(tmp_path: Path) ->
     assert [call[0] for call in runs[0][1]] == [2, 4, 6]
 
 
-def test_a_dataset_in_memory_is_verified(tmp_path: Path) -> None:
+def test_a_dataset_in_memory_is_verified(tmp_path: Path, memory_url: str) -> None:
     images(tmp_path / "own")
-    url = f"memory://verify-{tmp_path.name}"
-    fsspec.filesystem("memory").put(str(tmp_path / "own"), url, recursive=True)
-    assert list(ss.open(url).find_damage(decode=True, workers=2)) == []
+    fsspec.filesystem("memory").put(str(tmp_path / "own"), memory_url, recursive=True)
+    assert list(ss.open(memory_url).find_damage(decode=True, workers=2)) == []
 
 
 def rewritten(folder: Path, column: str, value: int) -> list[str]:
@@ -176,6 +176,4 @@ def test_no_process_outlives_a_run_that_is_given_up() -> None:
     run = in_order(hazardous, 7, 2)
     assert next(run) == 0
     run.close()  # type: ignore[attr-defined]
-    import multiprocessing
-
     assert not multiprocessing.active_children()
