@@ -19,7 +19,10 @@ def verify(
     decode: Annotated[bool, typer.Option("--decode", help="Decode every part too.")] = False,
     workers: Annotated[
         int | None,
-        typer.Option(min=0, help="Processes, a shard each at a time; 0: this one; else all cores."),
+        typer.Option(
+            min=0,
+            help="Processes, each a shard at a time; by default all cores where there is much to read.",
+        ),
     ] = None,
     repair: Annotated[
         bool,
