@@ -15,6 +15,7 @@ from streamshard.cli.options import AsJson, Destination, IndexAt
 from streamshard.cli.plan import plan
 from streamshard.cli.show import format_bytes, progress, result
 from streamshard.cli.unpack import cat, unpack
+from streamshard.cli.verify import verify
 from streamshard.errors import StreamshardError, UsageError
 
 app = typer.Typer(
@@ -30,6 +31,7 @@ app.command("plan")(plan)
 app.command("export")(export)
 app.command("cat")(cat)
 app.command("unpack")(unpack)
+app.command("verify")(verify)
 
 
 class Keys(enum.StrEnum):
@@ -261,23 +263,6 @@ def list_samples(
             line = f"{key}\t{shard.name}\t" + " ".join(f"{p}:{n}" for p, n in sizes.items())
             value = {"key": key, "shard": shard.name, "parts": sizes}
             result(value, [line], as_json=as_json)
-
-
-@app.command()
-def verify(destination: Destination, index: IndexAt = None, as_json: AsJson = False) -> None:
-    """Read every byte of every shard and compare; exit status 1 where something is wrong."""
-    from streamshard.stream.reader import Shards
-
-    shards = Shards(destination, index=index)
-    with progress("verifying") as report:
-        findings = list(shards.find_damage(report))
-    value = {"whole": not findings, "samples": len(shards), "findings": findings}
-    whole = (
-        f"{destination}: {len(shards)} samples in {len(shards.manifest.table)} shards, all whole"
-    )
-    result(value, findings or [whole], as_json=as_json)
-    if findings:
-        raise typer.Exit(1)
 
 
 def main() -> None:

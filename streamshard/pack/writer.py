@@ -30,7 +30,8 @@ _SHARD_RULE = re.compile(
     r"^shard-\d{6,}(\.tar|\.idx|\.tar\.idx)$|^\.shard-\d{6,}\.(tar|idx|tar\.idx)\.\d+\.tmp$"
 )
 _SIDECAR_RULE = re.compile(
-    r"((manifest|wids)\.json|(shards|sizes)\.safetensors|shard-\d{6,}\.index\.safetensors)"
+    r"(manifest(\.damaged)?\.json|wids\.json|(shards|sizes)\.safetensors"
+    r"|shard-\d{6,}\.index\.safetensors)"
     r"|\.(manifest|wids|shard|sizes).*\.\d+\.tmp"
 )
 _UNITS = {"": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12}
@@ -253,15 +254,23 @@ def write_manifest(store: Store, manifest: Manifest, sizes: SizesBuilder) -> Man
     Returns:
         The manifest as it was written.
     """
-    files = {}
-    if sizes.has_graphs:
-        files[SIZES] = sizes.to_bytes()
-        digest = hashlib.sha256(files[SIZES]).hexdigest()
-        manifest = dataclasses.replace(manifest, sizes_sha256=digest)
-    for name, data in {**files, **manifest.to_files()}.items():
+    manifest, files = manifest_files(manifest, sizes)
+    for name, data in files.items():
         with store.create(name) as file:
             file.write(data)
     return manifest
+
+
+def manifest_files(
+    manifest: Manifest, sizes: SizesBuilder | None
+) -> tuple[Manifest, dict[str, bytes]]:
+    """What `write_manifest` writes, by name and in order; without sizes of graphs where None."""
+    files = {}
+    if sizes and sizes.has_graphs:
+        files[SIZES] = sizes.to_bytes()
+        digest = hashlib.sha256(files[SIZES]).hexdigest()
+        manifest = dataclasses.replace(manifest, sizes_sha256=digest)
+    return manifest, {**files, **manifest.to_files()}
 
 
 class _OpenShard:

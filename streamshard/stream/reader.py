@@ -21,6 +21,7 @@ from streamshard.shard.index import MISSING, Extent, Index
 from streamshard.shard.manifest import (
     FOLDER,
     HEAD,
+    TABLE,
     Manifest,
     Part,
     Shard,
@@ -28,13 +29,16 @@ from streamshard.shard.manifest import (
     read_manifest,
 )
 from streamshard.shard.sizes import Sizes, read_sizes
-from streamshard.shard.verify import Progress, find_damage
+from streamshard.shard.verify import Inspector, Progress
 from streamshard.store.base import File, Store
 from streamshard.store.filesystem import open_store
+from streamshard.stream.crew import Died, in_order
+from streamshard.stream.meaning import Meaning
 
 _OPEN_SHARDS = (
     40  # per process; each has up to three descriptors, of which 256 may be all there are
 )
+_FEW_BYTES = 64_000_000  # are verified before another process has started
 
 
 @dataclass
@@ -150,13 +154,32 @@ class Shards:
         )
         return Sizes.joined([Sizes.of(index) for index in indexes])
 
-    def find_damage(self, progress: Progress | None = None) -> Iterator[str]:
-        """Read every shard and say what is wrong, one line a finding.
+    def find_damage(
+        self, progress: Progress | None = None, *, decode: bool = False, workers: int | None = 0
+    ) -> Iterator[str]:
+        """Read every shard and say what is wrong, one line a finding, in pack order.
 
         Args:
             progress: Called with samples done, samples in all, and bytes done.
+            decode: Decode every part too.
+            workers: Processes that each read one shard at a time; by default this one alone, and
+                as many as there are cores where it is None and there is enough to read. A worker
+                that dies is a finding.
         """
-        return find_damage(self._store, self._sidecars, self.manifest, progress)
+        table = self.manifest.table
+        inspector = Inspector(self._store, self._sidecars, self.manifest, Meaning(decode=decode))
+        yield from inspector.dataset()
+        if workers is None:
+            workers = 0 if int(table.nbytes.sum()) < _FEW_BYTES else len(os.sched_getaffinity(0))
+        if self.where.startswith("memory:"):
+            workers = 0  # it is in this process
+        samples = nbytes = 0
+        for number, found in enumerate(in_order(inspector.shard, len(table), workers)):
+            where = f"{self.where}/{table.names[number]}"
+            yield from [f"{where}: not verified: {found}"] if isinstance(found, Died) else found
+            samples, nbytes = samples + table.samples[number], nbytes + table.nbytes[number]
+            if progress:
+                progress(int(samples), len(self), int(nbytes))
 
     def locate(self, number: int) -> tuple[int, int]:
         """Shard and row of a sample."""
@@ -301,6 +324,10 @@ def _find(store: Store, sidecars: Store) -> Manifest:
     except NotFoundError:
         if sidecars.exists(HEAD):
             raise
+    if sidecars.exists(TABLE):  # written after everything else
+        raise DatasetError(
+            f"{sidecars.where}: {HEAD} is lost; `streamshard verify --repair` rebuilds it"
+        )
     if any(name.endswith(".safetensors") for name in sidecars.list(FOLDER)):
         raise DatasetError(
             f"{sidecars.where}: a pack that was not finished ({HEAD} is missing); pack again with "

@@ -6,8 +6,6 @@ import os
 import re
 import socket
 import tarfile
-import uuid
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -253,13 +251,6 @@ def test_overwrite_leaves_alone_a_file_of_others_among_the_sidecars(tmp_path: Pa
     with pytest.raises(UsageError, match=r"notes\.txt, which no pack"):
         write(tmp_path / "own", ["b"], overwrite=True)
     assert files_of(tmp_path / "own") == before
-
-
-@pytest.fixture
-def memory_url() -> Iterator[str]:
-    url = f"memory://{uuid.uuid4().hex}/own"
-    yield url
-    fsspec.filesystem("memory").store.clear()
 
 
 def test_a_dataset_in_memory_has_the_bytes_of_one_on_disk(tmp_path: Path, memory_url: str) -> None:
