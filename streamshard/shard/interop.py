@@ -35,7 +35,7 @@ from streamshard.shard.index import MISSING, Index
 from streamshard.shard.manifest import FOLDER, Manifest, Part
 
 FORMATS = ("wids", "dali", "energon")
-WIDS = f"{FOLDER}/wids.json"  # hidden: HF datasets reads any JSON that lies beside the tars instead
+WIDS = f"{FOLDER}/wids.json"  # hidden: beside a single tar, HF datasets would read it instead
 ENERGON = ".nv-meta"
 ENERGON_SQLITE = f"{ENERGON}/index.sqlite"
 ENERGON_FILES = (".info.json", "split.yaml", "dataset.yaml", "index.sqlite", "index.uuid")

@@ -101,13 +101,13 @@ def _run(
     letters: NDArray[np.uint8],
 ) -> NDArray[np.int64]:
     """How many letters each key has in common, counted from `firsts` on until one differs."""
-    common = np.zeros(len(firsts), np.int64)
+    alike = np.zeros(len(firsts), np.int64)
     rows: NDArray[np.int64] = np.arange(len(firsts))
     for at, letter in enumerate(letters.tolist()):
         rows = rows[lengths[rows] > at]
         rows = rows[data[firsts[rows] + step * at] == letter]
-        common[rows] += 1
-    return common
+        alike[rows] += 1
+    return alike
 
 
 def _spans(keys: Strings) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
