@@ -55,6 +55,34 @@ class Row(NamedTuple):
         return data
 
 
+class LocalFile:
+    """A file on this machine, which goes with this object where it is a temporary copy.
+
+    Attributes:
+        name: What it is called in errors.
+        path: Where it lies.
+    """
+
+    def __init__(self, name: str, path: str, *, temporary: bool) -> None:
+        self.name, self.path = name, path
+        if temporary:  # in this process only: unpickling, in another, does not come here
+            weakref.finalize(self, os.unlink, path)
+
+
+def local_file(url: str) -> LocalFile:
+    """A file, or where it is remote or compressed, a temporary local copy, unpacked.
+
+    Raises:
+        StoreError: It can't be read.
+        PackError: Its compression is unknown, or it ends too early.
+    """
+    name = redact(url)
+    if is_compressed(name) or (HAS_SCHEME.match(url) and not url.startswith("file://")):
+        return LocalFile(name, _copy(url, name), temporary=True)
+    path = str(Path(url.removeprefix("file://")).expanduser())
+    return LocalFile(name, path, temporary=False)
+
+
 class RowFile:
     """A text file and where its rows lie, 24 bytes of memory a row.
 
@@ -73,11 +101,8 @@ class RowFile:
             PackError: Its compression is unknown, or it ends too early.
         """
         self.name = redact(url)
-        if is_compressed(self.name) or (HAS_SCHEME.match(url) and not url.startswith("file://")):
-            self._path = _copy(url, self.name)
-            weakref.finalize(self, os.unlink, self._path)
-        else:
-            self._path = str(Path(url.removeprefix("file://")).expanduser())
+        self._local = local_file(url)
+        self._path = self._local.path
         self._lines, self._offsets, self._nbytes = array("q"), array("q"), array("q")
 
     def lines(self) -> Iterator[bytes]:
