@@ -172,12 +172,11 @@ def pack_graphs(
     spec = os.fspath(source) if isinstance(source, str | os.PathLike) else None
     if spec is None and (smiles is not None or targets or args):
         raise UsageError("smiles=, targets= and args= go with a source that is a path or spec")
-    if spec is not None:
-        source = graphs_of(spec, smiles=smiles, targets=targets, args=args)
-    if split and isinstance(source, Iterator):
+    found = source if spec is None else graphs_of(spec, smiles=smiles, targets=targets, args=args)
+    if split and isinstance(found, Iterator):
         raise UsageError("graphs that can be read only once can't be split; give a list of them")
     graphs = _as_source(
-        source,
+        found,
         seed=seed if shuffle else None,
         codec=GraphCodec(allow_empty=allow_empty, allow_nan=allow_nan, narrow=narrow),
     )

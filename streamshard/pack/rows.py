@@ -9,9 +9,9 @@ import tempfile
 import weakref
 import zlib
 from array import array
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from io import BufferedIOBase
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import IO, Any, NamedTuple, cast
 
 from streamshard.errors import PackError
@@ -69,8 +69,12 @@ class LocalFile:
             weakref.finalize(self, os.unlink, path)
 
 
-def local_file(url: str) -> LocalFile:
+def local_file(url: str, options: Mapping[str, Any] | None = None) -> LocalFile:
     """A file, or where it is remote or compressed, a temporary local copy, unpacked.
+
+    Args:
+        url: A path or URL.
+        options: For fsspec.
 
     Raises:
         StoreError: It can't be read.
@@ -78,7 +82,7 @@ def local_file(url: str) -> LocalFile:
     """
     name = redact(url)
     if is_compressed(name) or (HAS_SCHEME.match(url) and not url.startswith("file://")):
-        return LocalFile(name, _copy(url, name), temporary=True)
+        return LocalFile(name, _copy(url, name, options), temporary=True)
     path = str(Path(url.removeprefix("file://")).expanduser())
     return LocalFile(name, path, temporary=False)
 
@@ -93,16 +97,18 @@ class RowFile:
         name: What the file is called in errors: its path, or its URL without secrets.
     """
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, file: str | LocalFile) -> None:
         """Find the file.
+
+        Args:
+            file: Its path or URL, or the file itself.
 
         Raises:
             StoreError: It can't be read.
             PackError: Its compression is unknown, or it ends too early.
         """
-        self.name = redact(url)
-        self._local = local_file(url)
-        self._path = self._local.path
+        self._local = local_file(file) if isinstance(file, str) else file
+        self.name, self._path = self._local.name, self._local.path
         self._lines, self._offsets, self._nbytes = array("q"), array("q"), array("q")
 
     def lines(self) -> Iterator[bytes]:
@@ -129,16 +135,28 @@ def is_compressed(name: str) -> bool:
     return _compression(name) is not None
 
 
+def kind_of(url: str) -> str:
+    """The last suffix of a file but for that of a compression, in lower case.
+
+    >>> kind_of("s3://bucket/table.CSV.gz?version=2")
+    '.csv'
+    """
+    path = PurePosixPath(redact(url).lower())
+    return path.with_suffix("").suffix if is_compressed(path.name) else path.suffix
+
+
 def _compression(name: str) -> str | None:
     from fsspec.utils import infer_compression  # takes 0.1 s, which other sources do without
 
+    if name.lower().endswith(".tgz"):
+        return "gzip"
     return cast("str | None", infer_compression(name))
 
 
-def _copy(url: str, name: str) -> str:
+def _copy(url: str, name: str, options: Mapping[str, Any] | None) -> str:
     """The path of a local copy of a file, unpacked."""
     folder, _, last = url.rpartition("/")
-    store = open_store(folder or ("/" if url.startswith("/") else "."))
+    store = open_store(folder or ("/" if url.startswith("/") else "."), options)
     with store.stream(last) as source, contextlib.ExitStack() as undo:
         handle, path = tempfile.mkstemp(prefix="streamshard-")
         undo.callback(os.unlink, path)

@@ -12,7 +12,6 @@ import inspect
 import json
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from pathlib import PurePosixPath
 from typing import Any
 
 from streamshard.errors import UsageError
@@ -21,7 +20,7 @@ from streamshard.pack.graph_files import GraphReader
 from streamshard.pack.jsonl import JsonlGraphs
 from streamshard.pack.molecules import Molecules
 from streamshard.pack.pt_files import PtFolder
-from streamshard.pack.rows import is_compressed
+from streamshard.pack.rows import kind_of
 from streamshard.store.base import redact
 
 KINDS = "a .csv with --smiles, a .jsonl, a folder of .pt files, module:callable or file.py:callable"
@@ -48,7 +47,7 @@ def graphs_of(
         PackError: There is nothing to pack in it.
         StoreError: It can't be read.
     """
-    suffix = _suffix(spec)
+    suffix = kind_of(spec)
     if suffix != ".csv" and (smiles is not None or targets):
         raise UsageError(f"{redact(spec)}: --smiles and --target are for a .csv")
     is_callable = suffix not in (".csv", ".jsonl") and not os.path.isdir(spec)
@@ -63,12 +62,6 @@ def graphs_of(
     if suffix == ".jsonl":
         return JsonlGraphs(spec)
     return call_spec(spec, args or {}) if is_callable else PtFolder(spec)
-
-
-def _suffix(spec: str) -> str:
-    """The last suffix but for that of a compression, in lower case."""
-    path = PurePosixPath(redact(spec).lower())
-    return path.with_suffix("").suffix if is_compressed(path.name) else path.suffix
 
 
 def parse_args(texts: Sequence[str]) -> dict[str, Any]:
