@@ -9,7 +9,7 @@ from typing import Any
 
 from braceexpand import braceexpand
 
-from streamshard.errors import DamagedError, PackError, UsageError
+from streamshard.errors import DamagedError, PackError, StoreError, UsageError
 from streamshard.shard import tar
 from streamshard.store.base import Store, redact
 from streamshard.store.filesystem import open_store
@@ -24,9 +24,9 @@ def split_pattern(pattern: str, endings: tuple[str, ...] = PLAIN) -> tuple[str, 
     >>> split_pattern("data/train-{000..009}.tar"), split_pattern("data/")
     (('data', 'train-{000..009}.tar'), ('data', '*.tar'))
     """
-    if not pattern.endswith(endings):
-        return pattern.rstrip("/") or pattern, "*.tar"
     folder, _, names = pattern.rpartition("/")
+    if not pattern.endswith(endings) and not _has_wildcard(names):
+        return pattern.rstrip("/") or pattern, "*.tar"
     return folder or ("/" if pattern.startswith("/") else "."), names
 
 
@@ -37,14 +37,30 @@ def expand_names(store: Store, names: str) -> list[str]:
         PackError: There is none of some name.
         UsageError: The braces are not balanced.
     """
-    there = set(store.list())
+    there = _listed(store, needed=_has_wildcard(names))
     found: list[str] = []
     for name in braces(names, f"{store.where}/{names}"):
-        hits = sorted(fnmatch.filter(there, name)) if any(c in name for c in "*?[") else [name]
-        found += [hit for hit in hits if hit in there]
-        if not any(hit in there for hit in hits):
+        if _has_wildcard(name):
+            hits = sorted(fnmatch.filter(there, name))
+        else:  # a store may know a file that it does not list, as plain web servers do
+            hits = [name] if name in there or store.exists(name) else []
+        if not hits:
             raise PackError(f"{store.where}/{name}: no such tar")
+        found += hits
     return found
+
+
+def _listed(store: Store, *, needed: bool) -> set[str]:
+    try:
+        return set(store.list())
+    except StoreError:
+        if needed:
+            raise
+        return set()
+
+
+def _has_wildcard(names: str) -> bool:
+    return any(character in names for character in "*?[")
 
 
 def braces(pattern: str, where: str) -> list[str]:
@@ -75,7 +91,7 @@ def expand_tars(pattern: str, options: Mapping[str, Any] | None) -> list[str]:
     folders, names = split_pattern(pattern, READ_ONCE)
     for folder in braces(folders, redact(pattern)):
         store = open_store(folder, options)
-        if pattern.endswith(READ_ONCE):
+        if pattern.endswith((*READ_ONCE, names)):
             here = expand_names(store, names)
         else:
             here = [name for name in store.list() if name.endswith(READ_ONCE)]
