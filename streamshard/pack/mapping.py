@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import functools
 import traceback
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -75,7 +76,9 @@ class _MappedLoad:
         where = self.place(given) if self.place else f"key {key}"
         try:
             function = _function_of(self.function) if isinstance(self.function, str) else None
-            made = (function or self.function)(sample)  # type: ignore[operator]
+            # Values may be its caller's own, such as graphs, which it is free to change.
+            copied = {part: copy.copy(value) for part, value in sample.items()}
+            made = (function or self.function)(copied)  # type: ignore[operator]
         except Exception as error:
             raise SampleError(f"{where}: {_told(error)}") from None
         several = made if isinstance(made, list) else [made]

@@ -90,7 +90,7 @@ class Tars:
         for begin in range(0, len(order), WINDOW):
             window = [self._tars[number] for number in order[begin : begin + WINDOW]]
             found = [given for url in window for given in self._samples(url)]
-            escaped += sum(given.key != _kept(given.key) for given in found)
+            escaped += sum(not given.key.endswith(_kept(given.key)) for given in found)
             seed = None if self._seed is None else self._seed + begin
             for number in pack_order(len(found), seed):
                 yield found[number]
