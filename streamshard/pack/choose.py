@@ -157,8 +157,11 @@ def split_source(source: KeyedSource, fractions: Mapping[str, float]) -> dict[st
     inputs = source.inputs()
     hashes: array[int] | None = None
     if isinstance(inputs, Sized):
-        hashes = array("Q", (key_hash(source.key(given)) for given in inputs))
+        keys = (source.key(given) for given in inputs)
+        # No key: the input can't be read, and is told with the first split, never lost.
+        hashes = array("Q", (key_hash(key) if key else 0 for key in keys))
     splits: dict[str, KeyedSource] = {}
+    left = 0 if hashes is None else len(hashes)
     for name, (begin, end) in hash_bounds(fractions).items():
         mask = None if hashes is None else bytes(begin <= value < end for value in hashes)
         if mask is not None and not any(mask):
@@ -167,6 +170,9 @@ def split_source(source: KeyedSource, fractions: Mapping[str, float]) -> dict[st
                 "a split has at least one"
             )
         splits[name] = Chosen(source, _InBounds(begin, end), mask)
+        left = 0 if mask is None else left - sum(mask)
+    if left:
+        splits[name].notes = [*source.notes, f"{left} inputs belong to no split"]
     return splits
 
 

@@ -70,8 +70,9 @@ def deliver(
     """
 
     def pack_one(one: KeyedSource, writer: ShardWriter) -> Summary:
+        mapped = None if map is None else Mapped(one, map, portable=portable)
         summary = pack(
-            one if map is None else Mapped(one, map, portable=portable),
+            mapped or one,
             writer,
             workers=workers,
             executor=executor,
@@ -79,7 +80,8 @@ def deliver(
             on_error=on_error,
             progress=progress,
         )
-        notes = remark(writer.manifest) if remark else []
+        notes = mapped.remarks if mapped else []
+        notes += remark(writer.manifest) if remark else []
         return dataclasses.replace(summary, notes=[*summary.notes, *notes])
 
     def writer_to(place: str | os.PathLike[str]) -> ShardWriter:

@@ -20,6 +20,9 @@ Function = Callable[[Sample], Any]  # a sample, a list of samples, or None
 Map = str | Function
 
 
+_HERE = "map= ran in this process: workers know only functions at the top of a module"
+
+
 @functools.cache
 def _function_of(spec: str) -> Function:
     """The function of a spec, looked up once in every process."""
@@ -35,7 +38,8 @@ class Mapped:
         notes: Of the source.
         place: Of the source.
         load: Loads, then calls the function.
-        portable: Whether inputs may be sent to other processes.
+        portable: Whether inputs and function may be sent to other processes.
+        remarks: What to say of the function.
     """
 
     def __init__(self, source: Source, function: Map, *, portable: bool) -> None:
@@ -53,7 +57,10 @@ class Mapped:
             _function_of(function)
         self.classes: Sequence[str] | None = source.classes
         self.codecs: Mapping[str, Codec] = source.codecs
-        self.notes, self.place, self.portable = source.notes, source.place, portable
+        self.notes, self.place = source.notes, source.place
+        here = not isinstance(function, str) and "<" in getattr(function, "__qualname__", "")
+        self.portable = portable and not here
+        self.remarks = [_HERE] if portable and here else []
         self.load = _MappedLoad(source.load, function, source.place)
         self.inputs: Callable[[], Iterable[Any]] = source.inputs
 

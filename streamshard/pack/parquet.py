@@ -8,7 +8,8 @@ import os
 import tempfile
 from typing import IO, Any
 
-from streamshard.errors import PackError
+from streamshard.errors import PackError, UsageError
+from streamshard.pack.lines import check_columns
 from streamshard.pack.rows import LocalFile, local_file
 from streamshard.store.base import full_disk_named, translated
 
@@ -22,6 +23,7 @@ def as_jsonl(url: str) -> LocalFile:
 
     Raises:
         PackError: It is no Parquet file, a column holds bytes, or pyarrow is not installed.
+        UsageError: A column is there twice.
         StoreError: It can't be read.
     """
     parquet = _pyarrow_parquet()
@@ -31,15 +33,19 @@ def as_jsonl(url: str) -> LocalFile:
         undo.callback(os.unlink, path)
         with full_disk_named(path), open(handle, "w", encoding="utf-8") as target:
             try:
-                _write(parquet.ParquetFile(source), target)
+                table = parquet.ParquetFile(source)
+                check_columns(file.name, table.schema_arrow.names, ())
+                _write(table, target)
+            except UsageError:
+                raise
             except (ValueError, TypeError) as error:  # pyarrow's own are among them
                 raise PackError(f"{file.name}: {error}") from None
         undo.pop_all()
         return LocalFile(file.name, path, temporary=True)
 
 
-def _write(parquet: Any, target: IO[str]) -> None:
-    for batch in parquet.iter_batches(_BATCH):
+def _write(table: Any, target: IO[str]) -> None:
+    for batch in table.iter_batches(_BATCH):
         target.writelines(
             json.dumps(row, ensure_ascii=False, default=_as_text) + "\n"
             for row in batch.to_pylist()

@@ -65,8 +65,14 @@ class LocalFile:
 
     def __init__(self, name: str, path: str, *, temporary: bool) -> None:
         self.name, self.path = name, path
-        if temporary:  # in this process only: unpickling, in another, does not come here
-            weakref.finalize(self, os.unlink, path)
+        if temporary:  # unpickling, in another process, does not come here
+            weakref.finalize(self, _unlink, path, os.getpid())
+
+
+def _unlink(path: str, made_in: int) -> None:
+    """Remove a temporary file, but not from a fork of the process that made it."""
+    if os.getpid() == made_in:
+        os.unlink(path)
 
 
 def local_file(url: str, options: Mapping[str, Any] | None = None) -> LocalFile:

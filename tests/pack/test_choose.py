@@ -122,6 +122,20 @@ def test_a_split_summary_is_that_of_all_splits(tmp_path: Path) -> None:
         assert split.fingerprint == ss.open(str(tmp_path / "dst" / name)).manifest.fingerprint
 
 
+def test_inputs_that_belong_to_no_split_are_counted(tmp_path: Path) -> None:
+    summary = images(tmp_path)(tmp_path / "dst", split={"a": 0.3, "b": 0.3})
+    assert summary.notes == [f"{60 - summary.samples} inputs belong to no split"]
+
+
+def test_a_row_without_a_key_is_told_with_the_first_split(tmp_path: Path) -> None:
+    pack = table(tmp_path)
+    with (tmp_path / "src" / "t.csv").open("a") as file:
+        file.write("\n,ant\n")
+    summary = pack(tmp_path / "dst", split={"a": 0.1, "b": 0.1}, on_error="skip")
+    assert len(summary.splits["a"].skipped) == 1
+    assert "t.csv:62: column 'path': no path there" in summary.skipped[0]
+
+
 def test_a_split_that_would_be_empty_is_refused_before_anything_is_written(tmp_path: Path) -> None:
     write_files(tmp_path / "src", {"a.png": image_bytes(), "b.png": image_bytes()})
     with pytest.raises(PackError, match="split tiny=1e-06 gets none of 2 samples"):

@@ -121,6 +121,15 @@ def test_it_runs_in_the_workers_and_the_bytes_do_not_depend_on_them(photos: Path
     assert datasets[0] == datasets[1] == datasets[2]
 
 
+def test_a_function_inside_another_runs_in_this_process_and_that_is_told(photos: Path) -> None:
+    seen = []
+    summary = ss.pack_images(photos, photos.parent / "dst", map=lambda s: seen.append(1) or s)  # type: ignore[func-returns-value]
+    assert len(seen) == summary.samples == 8
+    assert summary.notes == [
+        "map= ran in this process: workers know only functions at the top of a module"
+    ]
+
+
 def test_what_one_input_becomes_stays_in_one_split(photos: Path) -> None:
     options: dict[str, Any] = {"map": hooks.twice, "workers": 0}
     ss.pack_images(photos, photos.parent / "dst", split={"a": 0.5, "b": 0.5}, **options)

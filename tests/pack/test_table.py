@@ -332,6 +332,15 @@ def test_a_parquet_table_with_bytes_in_it_is_refused(tmp_path: Path) -> None:
         ss.pack_table(table, tmp_path / "dst", image="path")
 
 
+def test_a_parquet_table_with_a_column_twice_is_refused(tmp_path: Path) -> None:
+    pyarrow = pytest.importorskip("pyarrow")
+    parquet = pytest.importorskip("pyarrow.parquet")
+    table = pyarrow.Table.from_arrays([pyarrow.array(["a.png"])] * 2, ["path", "path"])
+    parquet.write_table(table, tmp_path / "t.parquet")
+    with pytest.raises(UsageError, match=r"t\.parquet: the column 'path' is there twice"):
+        ss.pack_table(tmp_path / "t.parquet", tmp_path / "dst", image="path")
+
+
 def test_rows_left_out_by_patterns_are_as_though_they_were_not_there(tmp_path: Path) -> None:
     table = as_csv(photos(tmp_path / "src") / "table.csv")
     summary = ss.pack_table(
