@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import enum
 import io
 import sys
 from typing import Annotated, Any
@@ -11,9 +10,32 @@ import typer
 
 from streamshard import __version__
 from streamshard.cli.export import Export, check_formats, export, export_packed
-from streamshard.cli.options import AsJson, Destination, IndexAt
+from streamshard.cli.options import (
+    AsJson,
+    Destination,
+    Exclude,
+    Formatted,
+    Include,
+    IndexAt,
+    Keys,
+    Mapped,
+    MaxSide,
+    OnError,
+    Overwrite,
+    Quality,
+    Resize,
+    Seed,
+    ShardSize,
+    Shuffle,
+    Skip,
+    Split,
+    Workers,
+    fractions_of,
+)
+from streamshard.cli.pack_table import pack_table
+from streamshard.cli.pack_tars import pack_tars
 from streamshard.cli.plan import plan
-from streamshard.cli.show import format_bytes, progress, result
+from streamshard.cli.show import format_bytes, print_summary, progress, result
 from streamshard.cli.unpack import cat, unpack
 from streamshard.cli.verify import verify
 from streamshard.errors import StreamshardError, UsageError
@@ -33,35 +55,8 @@ app.command("cat")(cat)
 app.command("unpack")(unpack)
 app.command("verify")(verify)
 
-
-class Keys(enum.StrEnum):
-    """What keys are made of."""
-
-    path = "path"
-    number = "number"
-
-
-class Format(enum.StrEnum):
-    """What images are encoded to."""
-
-    jpg = "jpg"
-    png = "png"
-    webp = "webp"
-    npy = "npy"
-
-
-class OnError(enum.StrEnum):
-    """What becomes of an input that can't be packed."""
-
-    stop = "raise"
-    skip = "skip"
-
-
-ShardSize = Annotated[str, typer.Option(help="Bytes of a shard, such as 64MB (decimal).")]
-Shuffle = Annotated[bool, typer.Option(help="Pack in random order.")]
-Seed = Annotated[int, typer.Option(min=0, help="Of that order.")]
-Skip = Annotated[OnError, typer.Option(help="End at the first bad input, or count and list them.")]
-Overwrite = Annotated[bool, typer.Option(help="Replace the dataset that lies there.")]
+pack_app.command("table")(pack_table)
+pack_app.command("tars")(pack_tars)
 
 
 @app.callback(invoke_without_command=True)
@@ -78,14 +73,25 @@ def version(
 def pack_images(
     source: Annotated[str, typer.Argument(metavar="SRC", help="Folder: class folders, or flat.")],
     destination: Destination,
+    labels: Annotated[
+        str | None,
+        typer.Option(
+            metavar="FILE", help="A .csv or .json with the label of each path; else by folder."
+        ),
+    ] = None,
     shard_size: ShardSize = "256MB",
-    resize: Annotated[int | None, typer.Option(min=1, help="Pixels of the shorter side.")] = None,
-    format: Annotated[Format | None, typer.Option(help="Encode all images to this.")] = None,
-    quality: Annotated[int, typer.Option(min=1, max=100, help="Of jpg and webp.")] = 90,
-    workers: Annotated[int | None, typer.Option(min=0, help="Processes that encode.")] = None,
+    resize: Resize = None,
+    max_side: MaxSide = None,
+    format: Formatted = None,
+    quality: Quality = 90,
+    workers: Workers = None,
     shuffle: Shuffle = True,
     seed: Seed = 0,
     keys: Annotated[Keys, typer.Option(help="Path below SRC, or number.")] = Keys.path,
+    include: Include = None,
+    exclude: Exclude = None,
+    map: Mapped = None,
+    split: Split = None,
     on_error: Skip = OnError.stop,
     overwrite: Overwrite = False,
     export: Export = None,
@@ -99,13 +105,19 @@ def pack_images(
         summary = images.pack_images(
             source,
             destination,
+            labels=labels,
             shard_size=shard_size,
             resize=resize,
+            max_side=max_side,
             format=format.value if format else None,
             quality=quality,
             shuffle=shuffle,
             seed=seed,
             keys=keys.value,
+            include=include or (),
+            exclude=exclude or (),
+            map=map,
+            split=fractions_of(split),
             on_error=on_error.value,
             overwrite=overwrite,
             workers=workers,
@@ -113,7 +125,7 @@ def pack_images(
             progress=report,
         )
     summary.notes.extend(export_packed(destination, export))
-    _print_summary(summary, destination, as_json=as_json)
+    print_summary(summary, destination, as_json=as_json)
 
 
 @pack_app.command("graphs")
@@ -147,6 +159,10 @@ def pack_graphs(
     narrow: Annotated[
         bool, typer.Option("--narrow", help="Keep integers in as few bytes as their values need.")
     ] = False,
+    include: Include = None,
+    exclude: Exclude = None,
+    map: Mapped = None,
+    split: Split = None,
     on_error: Skip = OnError.stop,
     overwrite: Overwrite = False,
     export: Export = None,
@@ -171,6 +187,10 @@ def pack_graphs(
             allow_empty=allow_empty,
             allow_nan=allow_nan,
             narrow=narrow,
+            include=include or (),
+            exclude=exclude or (),
+            map=map,
+            split=fractions_of(split),
             on_error=on_error.value,
             overwrite=overwrite,
             workers=workers,
@@ -178,7 +198,7 @@ def pack_graphs(
             progress=report,
         )
     summary.notes.extend(export_packed(destination, export))
-    _print_summary(summary, destination, as_json=as_json)
+    print_summary(summary, destination, as_json=as_json)
 
 
 @app.command()
@@ -192,20 +212,7 @@ def index(
 
     with progress("indexing") as report:
         summary = index_tars(pattern, out=out, progress=report)
-    _print_summary(summary, out or pattern, as_json=as_json)
-
-
-def _print_summary(summary: Any, where: str, *, as_json: bool) -> None:
-    lines = [
-        f"{where}: {summary.samples} samples in {summary.shards} shards, "
-        f"{format_bytes(summary.bytes)}, {summary.seconds:.1f} s, "
-        f"fingerprint {summary.fingerprint}",
-        *summary.notes,
-    ]
-    if summary.skipped:
-        lines.append(f"{len(summary.skipped)} inputs were skipped:")
-        lines += [f"  {reason}" for reason in summary.skipped]
-    result(summary, lines, as_json=as_json)
+    print_summary(summary, out or pattern, as_json=as_json)
 
 
 @app.command()

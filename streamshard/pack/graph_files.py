@@ -82,6 +82,11 @@ class GraphFiles:
         return _Keyed(self._files, self._seed)
 
     @staticmethod
+    def key(given: tuple[str, Any]) -> str:
+        """See `KeyedSource`."""
+        return given[0]
+
+    @staticmethod
     def place(keyed: tuple[str, Any]) -> str:
         """See `Source`."""
         return str(keyed[1])

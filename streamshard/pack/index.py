@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-import fnmatch
 import hashlib
 import os
 import time
 import zlib
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from io import BufferedIOBase
 from typing import Any
 
-from braceexpand import braceexpand
-
 from streamshard.codec.base import Codec, Packed, Schema
 from streamshard.codec.registry import codec_of, part_of
-from streamshard.errors import DamagedError, PackError, SampleError, UsageError
+from streamshard.errors import DamagedError, PackError, SampleError
 from streamshard.pack.job import Summary
+from streamshard.pack.patterns import expand_names, samples_of, split_pattern
 from streamshard.pack.writer import write_manifest
 from streamshard.shard import tar
 from streamshard.shard.index import Cell, IndexBuilder
@@ -27,18 +25,6 @@ from streamshard.store.filesystem import open_store
 
 # What the index keeps of these is needed to read them; of the others it is good to know.
 _NEEDED_FACTS = ("int", "graph")
-
-
-def split_pattern(pattern: str) -> tuple[str, str]:
-    """The folder of a pattern of tars, and what is left for its files.
-
-    >>> split_pattern("data/train-{000..009}.tar"), split_pattern("data/")
-    (('data', 'train-{000..009}.tar'), ('data', '*.tar'))
-    """
-    if not pattern.endswith(".tar"):
-        return pattern.rstrip("/") or pattern, "*.tar"
-    folder, _, names = pattern.rpartition("/")
-    return folder or ".", names
 
 
 def index_tars(
@@ -69,7 +55,7 @@ def index_tars(
     folder, names = split_pattern(os.fspath(pattern))
     store = open_store(folder, storage_options)
     target = open_store(out, storage_options) if out else store
-    tars = _expand(store, names)
+    tars = expand_names(store, names)
     if target.exists(HEAD):
         raise PackError(f"{target.where} has an index already; remove {target.where}/{HEAD} first")
     indexer, sizes = Indexer(store), SizesBuilder()
@@ -97,22 +83,6 @@ def index_tars(
         notes,
         manifest.fingerprint,
     )
-
-
-def _expand(store: Store, names: str) -> list[str]:
-    """The tars that a pattern stands for: all of a brace pattern, what is there of a wildcard."""
-    try:
-        wanted = list(braceexpand(names))
-    except ValueError:
-        raise UsageError(f"{store.where}/{names}: unbalanced braces") from None
-    there = set(store.list())
-    found: list[str] = []
-    for name in wanted:
-        hits = sorted(fnmatch.filter(there, name)) if any(c in name for c in "*?[") else [name]
-        found += [hit for hit in hits if hit in there]
-        if not any(hit in there for hit in hits):
-            raise PackError(f"{store.where}/{name}: no such tar")
-    return found
 
 
 class Indexer:
@@ -215,35 +185,6 @@ class Indexer:
             if self._samples:  # the shards before have none of it
                 self._optional.add(suffix)
         return Cell(member, zlib.crc32(data), packed.facts)
-
-
-def samples_of(
-    file: BufferedIOBase, size: int, where: str
-) -> Iterator[tuple[str, str, tar.Member]]:
-    """Key, part and member of everything in a tar that belongs to a sample.
-
-    Raises:
-        DamagedError: A key comes back after another one, or a sample has a part twice.
-    """
-    seen: set[str] = set()
-    current, suffixes = "", set[str]()
-    for member in tar.scan(file, size, where):
-        split = tar.split_name(member.name)
-        if split is None:
-            continue
-        key, suffix = split
-        if key != current:
-            if key in seen:
-                raise DamagedError(
-                    f"{where}: key {key} comes back at offset {member.header}; the parts of a "
-                    "sample lie side by side"
-                )
-            seen.add(key)
-            current, suffixes = key, set()
-        if suffix in suffixes:
-            raise DamagedError(f"{where}: key {key} has the part {suffix} twice")
-        suffixes.add(suffix)
-        yield key, suffix, member
 
 
 def sha256_of(file: BufferedIOBase) -> bytes:

@@ -29,7 +29,7 @@ _CHUNK = 32  # inputs that travel to a worker together
 _AHEAD = 2  # chunks in flight for each worker, which bounds the memory
 
 OnError = Literal["raise", "skip"]
-Progress = Callable[[int, int | None, int], None]  # samples done, samples in all, bytes done
+Progress = Callable[[int, int | None, int], None]  # inputs done, inputs in all, bytes done
 
 
 @dataclass
@@ -56,7 +56,7 @@ class Summary:
 
 
 class _Encoded(NamedTuple):
-    """What became of one input: key and parts, or why there are none; errors are values here."""
+    """What became of one sample: key and parts, or why there are none; errors are values here."""
 
     where: str  # in front of what the writer may have against it
     sample: tuple[str, dict[str, Packed]] | SampleError
@@ -66,19 +66,24 @@ class _Encoded(NamedTuple):
 class _EncodeChunk:
     """Loads and encodes some inputs."""
 
-    load: Callable[[Any], Sample]
+    load: Callable[[Any], Sample | list[Sample]]
     encoder: Encoder
     place: Callable[[Any], str] | None
 
-    def __call__(self, inputs: list[Any]) -> list[_Encoded]:
-        return [self._encode(given) for given in inputs]
+    def __call__(self, inputs: list[Any]) -> list[list[_Encoded]]:
+        return [self._load(given) for given in inputs]
 
-    def _encode(self, given: Any) -> _Encoded:
+    def _load(self, given: Any) -> list[_Encoded]:
+        """What one input gives: mostly one sample, none or several where `--map` says so."""
         where = f"{self.place(given)}: " if self.place else ""
         try:
-            sample = self.load(given)
+            loaded = self.load(given)
         except SampleError as error:  # which names the place itself
-            return _Encoded(where, error)
+            return [_Encoded(where, error)]
+        samples = loaded if isinstance(loaded, list) else [loaded]
+        return [self._encode(where, sample) for sample in samples]
+
+    def _encode(self, where: str, sample: Sample) -> _Encoded:
         try:
             return _Encoded(where, self.encoder(sample))
         except SampleError as error:
@@ -118,23 +123,34 @@ def pack(
     total = len(inputs) if isinstance(inputs, Sized) else None
     encode = _EncodeChunk(source.load, Encoder(source.codecs), source.place)
     with _pool(executor, _workers(source, workers), start_method) as pool, writer:
-        for encoded in _encoded(inputs, encode, pool):
-            try:
-                _append(encoded, writer)
-                summary.samples += 1
-            except SampleError as error:
-                if on_error == "raise":
-                    raise
-                summary.skipped.append(str(error))
+        dropped = 0
+        for done, several in enumerate(_encoded(inputs, encode, pool), 1):
+            dropped += not several
+            for encoded in several:
+                _append_or_skip(encoded, writer, summary, on_error)
             if progress:
-                progress(summary.samples + len(summary.skipped), total, writer.bytes_written)
+                progress(done, total, writer.bytes_written)
         if summary.skipped and not summary.samples:
             raise PackError(f"no sample was written: {summary.skipped[0]}")
+    if dropped:
+        summary.notes = [*summary.notes, f"{dropped} inputs were dropped by --map"]
     table = writer.manifest.table
     summary.shards, summary.bytes = len(table), int(table.nbytes.sum())
     summary.fingerprint = writer.manifest.fingerprint
     summary.seconds = time.monotonic() - begin
     return summary
+
+
+def _append_or_skip(
+    encoded: _Encoded, writer: ShardWriter, summary: Summary, on_error: OnError
+) -> None:
+    try:
+        _append(encoded, writer)
+        summary.samples += 1
+    except SampleError as error:
+        if on_error == "raise":
+            raise
+        summary.skipped.append(str(error))
 
 
 def _append(encoded: _Encoded, writer: ShardWriter) -> None:
@@ -177,14 +193,14 @@ def _pool(
 
 def _encoded(
     inputs: Iterable[Any], encode: _EncodeChunk, pool: Executor | None
-) -> Iterator[_Encoded]:
-    """Encoded samples in the order of their inputs, a bounded number of chunks ahead."""
+) -> Iterator[list[_Encoded]]:
+    """The encoded samples of each input, in order, a bounded number of chunks ahead."""
     if pool is None:
         for given in inputs:
             yield from encode([given])
         return
     ahead = _AHEAD * getattr(pool, "_max_workers", 2)
-    pending: deque[Future[list[_Encoded]]] = deque()
+    pending: deque[Future[list[list[_Encoded]]]] = deque()
     for chunk in chunks(inputs, _CHUNK):
         pending.append(pool.submit(encode, chunk))
         if len(pending) > ahead:

@@ -23,7 +23,7 @@ from streamshard.errors import (
     StoreError,
     UsageError,
 )
-from streamshard.pack.index import Indexer, index_tars, samples_of, sha256_of, split_pattern
+from streamshard.pack.index import Indexer, index_tars, sha256_of
 from streamshard.pack.known import (
     Known,
     agrees,
@@ -34,6 +34,7 @@ from streamshard.pack.known import (
     same_facts,
     shard_names,
 )
+from streamshard.pack.patterns import samples_of, split_pattern
 from streamshard.pack.writer import manifest_files
 from streamshard.shard.manifest import (
     FOLDER,

@@ -1,0 +1,127 @@
+"""From a source to its dataset, or to one dataset for each split: the last step of every pack."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from collections.abc import Callable, Mapping
+from concurrent.futures import Executor
+from dataclasses import dataclass, field
+from typing import Any
+
+from streamshard.errors import UsageError
+from streamshard.pack.choose import check_split, split_source
+from streamshard.pack.job import OnError, Progress, Summary, pack
+from streamshard.pack.mapping import Map, Mapped
+from streamshard.pack.sources import KeyedSource
+from streamshard.pack.writer import ShardWriter
+from streamshard.shard.manifest import Manifest
+from streamshard.store.filesystem import open_store
+
+
+@dataclass
+class SplitSummary(Summary):
+    """What a pack with `--split` did, all splits together; each has a fingerprint of its own.
+
+    Attributes:
+        splits: What was done for each of them, by name.
+    """
+
+    splits: dict[str, Summary] = field(default_factory=dict)
+
+
+def deliver(
+    source: KeyedSource,
+    destination: str | os.PathLike[str],
+    *,
+    map: Map | None,
+    split: Mapping[str, float] | None,
+    portable: bool = True,
+    shard_size: int | str,
+    overwrite: bool,
+    storage_options: Mapping[str, Any] | None,
+    workers: int | None,
+    executor: Executor | None,
+    start_method: str | None,
+    on_error: OnError,
+    progress: Progress | None,
+    remark: Callable[[Manifest], list[str]] | None = None,
+) -> Summary:
+    """Pack a source, once for each split, each time only the inputs that belong to it.
+
+    Inputs are divided by their keys before they are loaded, so an input is loaded and encoded once;
+    what `map` makes of one input stays together, whatever keys it gives.
+
+    Args:
+        source: Where samples come from.
+        destination: Of the dataset; of those of the splits, the folder above.
+        map: Changes samples, or None.
+        split: How much of the inputs each split gets, or None for one dataset.
+        portable: Whether inputs may be sent to other processes for the sake of `map`.
+        shard_size: See `ShardWriter`; so are overwrite and storage_options.
+        overwrite: See `ShardWriter`.
+        storage_options: See `ShardWriter`.
+        workers: See `pack`; so is what follows.
+        executor: See `pack`.
+        start_method: See `pack`.
+        on_error: See `pack`.
+        progress: See `pack`.
+        remark: Notes on what was written.
+    """
+
+    def pack_one(one: KeyedSource, writer: ShardWriter) -> Summary:
+        mapped = None if map is None else Mapped(one, map, portable=portable)
+        summary = pack(
+            mapped or one,
+            writer,
+            workers=workers,
+            executor=executor,
+            start_method=start_method,
+            on_error=on_error,
+            progress=progress,
+        )
+        notes = mapped.remarks if mapped else []
+        notes += remark(writer.manifest) if remark else []
+        return dataclasses.replace(summary, notes=[*summary.notes, *notes])
+
+    def writer_to(place: str | os.PathLike[str]) -> ShardWriter:
+        return ShardWriter(
+            place,
+            shard_size=shard_size,
+            classes=source.classes,
+            codecs=source.codecs,
+            overwrite=overwrite,
+            storage_options=storage_options,
+        )
+
+    if split is None:
+        return pack_one(source, writer_to(destination))
+    check_split(split)
+    whole = os.fspath(destination).rstrip("/")
+    _check_room(whole, split, storage_options)
+    sources = split_source(source, split)
+    writers = {name: writer_to(f"{whole}/{name}") for name in split}
+    return _together({name: pack_one(sources[name], writers[name]) for name in split})
+
+
+def _check_room(
+    destination: str, split: Mapping[str, float], storage_options: Mapping[str, Any] | None
+) -> None:
+    """Refuse a folder that holds something beside the splits, such as a dataset of its own."""
+    store = open_store(destination, storage_options)
+    if others := sorted(set(store.list()) - set(split)):
+        raise UsageError(f"{store.where} holds {others[0]} already; choose another place")
+
+
+def _together(splits: dict[str, Summary]) -> SplitSummary:
+    notes = dict.fromkeys(note for summary in splits.values() for note in summary.notes)
+    each = list(splits.values())
+    return SplitSummary(
+        samples=sum(summary.samples for summary in each),
+        shards=sum(summary.shards for summary in each),
+        bytes=sum(summary.bytes for summary in each),
+        seconds=sum(summary.seconds for summary in each),
+        skipped=[reason for summary in each for reason in summary.skipped],
+        notes=list(notes),
+        splits=splits,
+    )
