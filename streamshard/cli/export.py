@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -45,9 +46,12 @@ def check_formats(to: str | None) -> None:
         parse_formats(to)
 
 
-def export_packed(destination: str, to: str | None) -> list[str]:
-    """Export what was just packed, if asked for; what to say about it."""
-    return [] if to is None else [_told(_export(destination, to))]
+def export_packed(
+    destination: str, to: str | None, split: Mapping[str, float] | None = None
+) -> list[str]:
+    """Export what was just packed, if asked for, each part of a split; what to say about it."""
+    places = [f"{destination}/{name}" for name in split] if split else [destination]
+    return [] if to is None else [_told(_export(place, to)) for place in places]
 
 
 def _export(

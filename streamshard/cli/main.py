@@ -124,7 +124,7 @@ def pack_images(
             start_method="forkserver",  # the progress bar's thread would not survive a plain fork
             progress=report,
         )
-    summary.notes.extend(export_packed(destination, export))
+    summary.notes.extend(export_packed(destination, export, fractions_of(split)))
     print_summary(summary, destination, as_json=as_json)
 
 
@@ -197,7 +197,7 @@ def pack_graphs(
             start_method="forkserver",  # see pack_images
             progress=report,
         )
-    summary.notes.extend(export_packed(destination, export))
+    summary.notes.extend(export_packed(destination, export, fractions_of(split)))
     print_summary(summary, destination, as_json=as_json)
 
 
