@@ -14,6 +14,7 @@ import numpy as np
 from braceexpand import braceexpand
 from numpy.typing import NDArray
 
+from streamshard.codec.meaning import Meaning
 from streamshard.codec.registry import decoded
 from streamshard.errors import DamagedError, DatasetError, NoIndexError, NotFoundError, SampleError
 from streamshard.shard import tar
@@ -33,7 +34,6 @@ from streamshard.shard.verify import Inspector, Progress
 from streamshard.store.base import File, Store
 from streamshard.store.filesystem import open_store
 from streamshard.stream.crew import Died, in_order
-from streamshard.stream.meaning import Meaning
 
 _OPEN_SHARDS = (
     40  # per process; each has up to three descriptors, of which 256 may be all there are
