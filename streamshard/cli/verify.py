@@ -21,7 +21,7 @@ def verify(
         int | None,
         typer.Option(
             min=0,
-            help="Processes, each a shard at a time; by default all cores where much is read.",
+            help="Processes, each a shard at a time; all cores where there is much to read.",
         ),
     ] = None,
     repair: Annotated[

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -11,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from streamshard.codec.meaning import Meaning
 from streamshard.errors import DamagedError, NotFoundError, StreamshardError
 from streamshard.shard import columns
 from streamshard.shard.index import MISSING, Index
@@ -134,13 +136,17 @@ def as_index(data: bytes, where: str) -> Index:
 def agrees(
     file: BufferedIOBase, size: int, keys: Sequence[str], data: bytes, parts: Mapping[str, Part]
 ) -> bool:
-    """Whether an index is that of a tar: keys, headers and the crc32 of every part."""
+    """Whether an index is that of a tar: keys, headers, the crc32 of every part, and its facts."""
+    judge = Meaning(decode=False)
     try:
         index = as_index(data, "index")
         return [*index.keys] == [*keys] and not any(
             True
             for name, part in parts.items()
-            for _ in part_damage(file, size, index, name, part, "")
+            for _ in itertools.chain(
+                judge.rows(name, part, index),
+                part_damage(file, size, index, name, part, "", judge),
+            )
         )
     except (StreamshardError, ValueError, IndexError):
         return False

@@ -14,6 +14,7 @@ import numpy as np
 from braceexpand import braceexpand
 from numpy.typing import NDArray
 
+from streamshard.codec.meaning import Meaning
 from streamshard.codec.registry import decoded
 from streamshard.errors import DamagedError, DatasetError, NoIndexError, NotFoundError, SampleError
 from streamshard.shard import tar
@@ -33,12 +34,12 @@ from streamshard.shard.verify import Inspector, Progress
 from streamshard.store.base import File, Store
 from streamshard.store.filesystem import open_store
 from streamshard.stream.crew import Died, in_order
-from streamshard.stream.meaning import Meaning
 
 _OPEN_SHARDS = (
     40  # per process; each has up to three descriptors, of which 256 may be all there are
 )
-_FEW_BYTES = 64_000_000  # are verified before another process has started
+# So many are verified, or decoded too, before other processes have started.
+_FEW_BYTES, _FEW_DECODED = 1_000_000_000, 64_000_000
 
 
 @dataclass
@@ -170,7 +171,8 @@ class Shards:
         inspector = Inspector(self._store, self._sidecars, self.manifest, Meaning(decode=decode))
         yield from inspector.dataset()
         if workers is None:
-            workers = 0 if int(table.nbytes.sum()) < _FEW_BYTES else len(os.sched_getaffinity(0))
+            few = _FEW_DECODED if decode else _FEW_BYTES
+            workers = 0 if int(table.nbytes.sum()) < few else len(os.sched_getaffinity(0))
         if self.where.startswith("memory:"):
             workers = 0  # it is in this process
         samples = nbytes = 0

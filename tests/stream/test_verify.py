@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import multiprocessing
+import os
+import signal
+import threading
+import time
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -15,6 +19,7 @@ import torch
 from torch_geometric.data import Data, HeteroData
 
 import streamshard as ss
+from streamshard.pack.repair import repair
 from streamshard.shard import columns
 from streamshard.shard.manifest import Manifest, ShardTable, index_name
 from streamshard.stream.crew import Died, in_order
@@ -156,6 +161,34 @@ def test_facts_that_contradict_the_schema_or_the_bytes_are_found_without_decodin
     findings = rewritten(tmp_path / "own", column, value)
     key = ss.open(tmp_path / "own").index(0).keys[1]
     assert any(f"shard-000000.tar: key {key}, part " in one and reason in one for one in findings)
+    done = repair(tmp_path / "own")
+    if make is images:
+        assert done.left == []
+        assert done.fingerprint == done.was
+        assert list(ss.open(tmp_path / "own").find_damage(decode=True)) == []
+    else:  # the facts of graphs are not all told by their bytes
+        assert "shard-000000.tar: what the index told of its graphs" in done.left[0]
+
+
+def kill_a_worker() -> None:
+    while not (children := multiprocessing.active_children()):
+        time.sleep(0.05)
+    time.sleep(0.5)
+    assert children[0].pid
+    os.kill(children[0].pid, signal.SIGKILL)
+
+
+def test_a_shard_whose_worker_is_killed_is_named_and_the_others_are_read(tmp_path: Path) -> None:
+    undecodable(tmp_path / "own")
+    first, *_ = tars_of(tmp_path / "own")
+    first.unlink()
+    os.mkfifo(first)  # nobody writes into it, so the worker waits
+    killer = threading.Thread(target=kill_a_worker)
+    killer.start()
+    findings = list(ss.open(tmp_path / "own").find_damage(decode=True, workers=1))
+    killer.join()
+    assert findings[0].startswith(f"{first}: not verified: the worker that read it was killed by")
+    assert [finding.split(": ")[1][:5] for finding in findings[1:]] == ["key 1", "key 2"]
 
 
 @pytest.mark.parametrize("workers", [1, 3])

@@ -1,13 +1,16 @@
-"""What the codecs say of a dataset's parts, for `verify`."""
+"""What the codecs say of a dataset's parts.
+
+An index and a part of a manifest are asked for what they have here, and not known by their types,
+which are another room's.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 from streamshard.codec.agree import contradictions, facts_of
 from streamshard.codec.registry import codec_of, decoded
-from streamshard.shard.index import Index
-from streamshard.shard.manifest import Part
 
 
 class Meaning:
@@ -23,7 +26,7 @@ class Meaning:
         """
         self._decode = decode
 
-    def rows(self, name: str, part: Part, index: Index) -> Iterator[tuple[int, str]]:
+    def rows(self, name: str, part: Any, index: Any) -> Iterator[tuple[int, str]]:
         """See `Judge`."""
         names, matrix = index.matrix(name)
         facts = {fact: matrix[row] for fact, row in names.items()}
@@ -31,7 +34,7 @@ class Meaning:
         if facts:  # else no sample of the shard was read at pack, or its codec tells nothing
             yield from contradictions(part.suffix, part.schema, facts, sizes)
 
-    def data(self, name: str, part: Part, index: Index, row: int, data: bytes) -> Iterator[str]:
+    def data(self, name: str, part: Any, index: Any, row: int, data: bytes) -> Iterator[str]:
         """See `Judge`."""
         is_int = codec_of(part.suffix).name == "int"
         if not self._decode and not is_int:
