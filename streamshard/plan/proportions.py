@@ -49,9 +49,10 @@ class Proportions:
         (7, 2, 1)
         """
         try:
-            exact = [Fraction(str(weight)) for weight in weights]
+            exact = [Fraction(str(weight)) for weight in weights if not isinstance(weight, str)]
         except ValueError:
             exact = []  # no numbers, or not finite ones
+        exact = exact if len(exact) == len(weights) else []
         if not exact or min(exact) <= 0:
             raise UsageError(f"weights {[*weights]}; each must be a number above 0")
         unit = Fraction(
