@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from fractions import Fraction
+from numbers import Number
 
 import numpy as np
 
@@ -49,9 +50,9 @@ class Proportions:
         (7, 2, 1)
         """
         try:
-            exact = [Fraction(str(weight)) for weight in weights if not isinstance(weight, str)]
+            exact = [Fraction(str(weight)) for weight in weights if isinstance(weight, Number)]
         except ValueError:
-            exact = []  # no numbers, or not finite ones
+            exact = []  # truth values, or not finite ones
         exact = exact if len(exact) == len(weights) else []
         if not exact or min(exact) <= 0:
             raise UsageError(f"weights {[*weights]}; each must be a number above 0")
