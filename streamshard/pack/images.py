@@ -18,6 +18,7 @@ from streamshard.codec.image import decode_pixels, encode_pixels
 from streamshard.codec.registry import IMAGE_SUFFIXES
 from streamshard.errors import PackError, SampleError, UsageError
 from streamshard.pack.encode import KEY, escape_key
+from streamshard.pack.files import Files, Stamp, check_unchanged, stamp_of
 from streamshard.pack.job import OnError, Progress, Summary, pack
 from streamshard.pack.sources import Sample, pack_order, walk
 from streamshard.pack.writer import ShardWriter
@@ -33,6 +34,7 @@ class ImageInput(NamedTuple):
     path: str
     part: str
     label: int | None
+    stamp: Stamp | None = None  # of the file, when it was listed
 
 
 @dataclass(frozen=True)
@@ -58,11 +60,13 @@ class ImageLoader:
         """The sample of one file.
 
         Raises:
-            SampleError: The file is gone or unreadable, or not a whole image where it is decoded;
-                where its bytes are kept, the codec checks them.
+            SampleError: The file is gone, unreadable or changed since it was listed, or not a whole
+                image where it is decoded; where its bytes are kept, the codec checks them.
         """
         try:
-            data = Path(image.path).read_bytes()
+            with open(image.path, "rb") as file:
+                data = file.read()
+                check_unchanged(file.fileno(), image.stamp)
             sample: Sample = {KEY: image.key, **self._transform(data, image.part)}
         except OSError as error:
             raise SampleError(f"{image.path}: {error.strerror}") from None
@@ -139,6 +143,9 @@ class ImageFolder:
             )
             for number, (path, label, part) in enumerate(zip(paths, labels, parts, strict=True))
         ]
+        self._files = Files.of(
+            [str(path) for path in paths], (stamp_of(image.path) for image in self._inputs)
+        )
         escaped = sum("%" in item.key for item in self._inputs)
         if escaped:
             self.notes.append(f"{escaped} keys had characters that were escaped as %XX")
@@ -173,7 +180,13 @@ class ImageFolder:
 
     def inputs(self) -> Sequence[ImageInput]:
         """See `Source`."""
-        return [self._inputs[number] for number in self._order]
+        return _InOrder(self._inputs, self._files, self._order)
+
+    def files(self) -> Files:
+        """See `Listed`: in pack order, by their paths below the folder."""
+        names, order = self._files.names, np.array(self._order, np.int64)
+        sizes, marks = self._files.sizes[order], self._files.marks[order]
+        return Files([names[number] for number in self._order], sizes, marks)
 
     @property
     def place(self) -> Callable[[ImageInput], str]:
@@ -184,6 +197,21 @@ class ImageFolder:
     def portable(self) -> bool:
         """See `Source`: only decoding and encoding is worth another process."""
         return self.load.transforms
+
+
+class _InOrder(Sequence[ImageInput]):
+    """Images in pack order, each with the stamp of its file."""
+
+    def __init__(self, images: Sequence[ImageInput], files: Files, order: Sequence[int]) -> None:
+        self._images, self._files, self._order = images, files, order
+
+    def __len__(self) -> int:
+        return len(self._order)
+
+    def __getitem__(self, place: int) -> ImageInput:  # type: ignore[override]
+        number = self._order[place]
+        stamp = Stamp(int(self._files.sizes[number]), int(self._files.marks[number]))
+        return self._images[number]._replace(stamp=stamp)
 
 
 def _part_of_image(path: Path) -> str:
@@ -208,6 +236,7 @@ def pack_images(
     keys: Keys = "path",
     on_error: OnError = "raise",
     overwrite: bool = False,
+    resume: bool = False,
     workers: int | None = None,
     executor: Executor | None = None,
     start_method: str | None = None,
@@ -230,6 +259,7 @@ def pack_images(
         keys: "path" or "number".
         on_error: "raise", or "skip" to leave out what can't be read.
         overwrite: Replace the dataset that lies there.
+        resume: Go on with a pack that was not finished; the bytes are as if it had not ended.
         workers: Processes; by default all cores where images are encoded, none where they are not.
         executor: Use this `concurrent.futures` executor instead.
         start_method: Of those processes: fork, spawn or forkserver; the platform's default if None.
@@ -240,7 +270,8 @@ def pack_images(
         What was done.
 
     Raises:
-        PackError: The folder can't be packed as asked.
+        PackError: The folder can't be packed as asked, another pack writes there, or the one to go
+            on with is of other files or options.
         SampleError: An image can't be read, and `on_error` is "raise".
         UsageError: The destination is not empty, or an argument breaks its rule.
     """
@@ -261,6 +292,7 @@ def pack_images(
         shard_size=shard_size,
         classes=folder.classes,
         overwrite=overwrite,
+        resume=resume,
         storage_options=storage_options,
     )
     return pack(
@@ -271,4 +303,12 @@ def pack_images(
         start_method=start_method,
         on_error=on_error,
         progress=progress,
+        about={
+            "source": os.path.abspath(source),
+            "resize": resize,
+            "format": format,
+            "quality": quality,
+            "seed": seed if shuffle else None,
+            "keys": keys,
+        },
     )

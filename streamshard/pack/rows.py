@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import IO, Any, NamedTuple, cast
 
 from streamshard.errors import PackError
+from streamshard.pack.files import Files, Stamp, check_unchanged, stamp_of, stamp_of_bytes
 from streamshard.store.base import HAS_SCHEME, full_disk_named, redact, translated
 from streamshard.store.filesystem import open_store
 
@@ -35,6 +36,7 @@ class Row(NamedTuple):
     line: int
     offset: int
     nbytes: int
+    stamp: Stamp | None = None  # of the file, when it was looked through
 
     def __str__(self) -> str:
         return f"{self.name}:{self.line}"
@@ -43,11 +45,12 @@ class Row(NamedTuple):
         """The row's bytes.
 
         Raises:
-            ValueError: The file has become shorter.
+            ValueError: The file has changed.
         """
         with open(self.path, "rb") as file:
             file.seek(self.offset)
             data = file.read(self.nbytes)
+            check_unchanged(file.fileno(), self.stamp)
         if len(data) != self.nbytes:
             raise ValueError(
                 f"{self.nbytes} bytes wanted at offset {self.offset}, {len(data)} there"
@@ -76,8 +79,11 @@ class RowFile:
         if is_compressed(self.name) or (HAS_SCHEME.match(url) and not url.startswith("file://")):
             self._path = _copy(url, self.name)
             weakref.finalize(self, os.unlink, self._path)
+            self._listed = stamp_of_bytes(self._path)  # the copy's time is our own
         else:
             self._path = str(Path(url.removeprefix("file://")).expanduser())
+            self._listed = stamp_of(self._path)
+        self._stamp = stamp_of(self._path)
         self._lines, self._offsets, self._nbytes = array("q"), array("q"), array("q")
 
     def lines(self) -> Iterator[bytes]:
@@ -96,7 +102,11 @@ class RowFile:
 
     def __getitem__(self, number: int) -> Row:
         at = self._lines[number], self._offsets[number], self._nbytes[number]
-        return Row(self.name, self._path, *at)
+        return Row(self.name, self._path, *at, self._stamp)
+
+    def files(self) -> Files:
+        """The one file."""
+        return Files.of([self.name], [self._listed])
 
 
 def is_compressed(name: str) -> bool:

@@ -291,10 +291,10 @@ def _find(store: Store, sidecars: Store) -> Manifest:
     except NotFoundError:
         if sidecars.exists(HEAD):
             raise
-    if any(name.endswith(".safetensors") for name in sidecars.list(FOLDER)):
+    if sidecars.list(FOLDER):  # indexes, a journal, or nothing yet but a lock
         raise DatasetError(
             f"{sidecars.where}: a pack that was not finished ({HEAD} is missing); pack again with "
-            "--overwrite"
+            "--resume or --overwrite"
         )
     names = store.list()
     if any(name.endswith(".tar") for name in names):

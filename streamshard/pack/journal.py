@@ -1,0 +1,233 @@
+"""The journal of a pack: what is finished of it, and how many inputs that took.
+
+It lies in `.streamshard/` beside what it tells of, and goes away when the manifest is there:
+
+    journal.json                 the head: what is packed, and with which options
+    journal.safetensors          the files of the source, with size and time
+    shard-000000.journal.json    a line for each finished shard, written after its tar and index
+
+Packing is deterministic, so a pack goes on from its last line as if it had not been interrupted.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
+
+from streamshard.codec.base import Schema
+from streamshard.errors import DamagedError, NotFoundError, PackError
+from streamshard.pack.files import Files, difference
+from streamshard.shard.manifest import FOLDER, Shard, index_name
+from streamshard.store.base import Store
+from streamshard.store.local import LocalStore
+
+JOURNAL = f"{FOLDER}/journal.json"
+FILES = f"{FOLDER}/journal.safetensors"
+_ANEW = "--overwrite (overwrite=True) begins anew"
+
+
+def line_name(shard: str) -> str:
+    """The name of a shard's line.
+
+    >>> line_name("shard-000000.tar")
+    '.streamshard/shard-000000.journal.json'
+    """
+    return f"{FOLDER}/{shard.removesuffix('.tar')}.journal.json"
+
+
+class Line(NamedTuple):
+    """What is known when a shard is finished.
+
+    Attributes:
+        shard: Its row in the shard table.
+        inputs: How many inputs went into this and all shards before, skipped ones counted.
+        last: The number of the input that became the last sample.
+        skipped: Why inputs were skipped, since the line before.
+        schemas: By part, of all samples so far.
+    """
+
+    shard: Shard
+    inputs: int
+    last: int
+    skipped: list[str]
+    schemas: dict[str, Schema]
+
+    def to_bytes(self) -> bytes:
+        """The file of a line."""
+        digests = {"sha256": self.shard.sha256.hex(), "index_sha256": self.shard.index_sha256.hex()}
+        value = {**self._asdict(), "shard": {**self.shard._asdict(), **digests}}
+        return (json.dumps(value, indent=1) + "\n").encode()
+
+    @classmethod
+    def from_bytes(cls, data: bytes) -> Line:
+        """Read it again.
+
+        Raises:
+            ValueError, KeyError or TypeError: It is none.
+        """
+        value = json.loads(data)
+        shard = value.pop("shard")
+        digests = {name: bytes.fromhex(shard[name]) for name in ("sha256", "index_sha256")}
+        return cls(Shard(**{**shard, **digests}), **value)
+
+
+class Journal:
+    """The journal of one destination.
+
+    Attributes:
+        inputs: How many were taken so far.
+        last: The number of the input that became the last sample; -1 if there is none.
+        skipped: Why inputs were skipped, all of them.
+    """
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+        self._about: Mapping[str, Any] = {}
+        self._files: Files | None = None
+        self._lines: list[str] = []
+        self._told = 0  # skipped inputs that are in a line
+        self._lies_there = False
+        self.inputs, self.last = 0, -1
+        self.skipped: list[str] = []
+
+    def __len__(self) -> int:
+        return len(self._lines)
+
+    def begin(self, about: Mapping[str, Any], files: Files | None) -> list[Line]:
+        """Say what is packed, before anything is.
+
+        Args:
+            about: Source and options, as JSON has them.
+            files: Of the source, if it lies in any.
+
+        Returns:
+            The lines of what is finished already.
+
+        Raises:
+            PackError: That was another source, or other options.
+        """
+        self._about, self._files = json.loads(json.dumps(about)), files
+        head = self._head()
+        if head is None:
+            return []
+        for name in [*head, *(name for name in self._about if name not in head)]:
+            then, now = head.get(name), self._about.get(name)
+            if then != now:
+                raise PackError(
+                    f"{self._store.where}: the pack that was not finished has {name} "
+                    f"{_said(then)}, this one {_said(now)}; {_ANEW}"
+                )
+        lines = list(read_lines(self._store))
+        self._check_files(lines[-1].inputs if lines else 0)
+        return lines
+
+    def take_over(self, lines: Sequence[Line]) -> None:
+        """Go on behind these lines."""
+        self._lines = [line_name(line.shard.name) for line in lines]
+        self.skipped = [reason for line in lines for reason in line.skipped]
+        self._told = len(self.skipped)
+        if lines:
+            self.inputs, self.last = lines[-1].inputs, lines[-1].last
+
+    def _head(self) -> dict[str, Any] | None:
+        try:
+            return dict(json.loads(self._store.map(JOURNAL).tobytes()))
+        except NotFoundError:
+            return None
+        except (ValueError, TypeError):
+            raise PackError(f"{self._store.where}/{JOURNAL}: not a journal; {_ANEW}") from None
+
+    def _check_files(self, inputs: int) -> None:
+        if self._files is None or not inputs:
+            return
+        where = f"{self._store.where}/{FILES}"
+        try:
+            then = Files.from_buffer(self._store.map(FILES), where)
+        except (DamagedError, KeyError, NotFoundError) as error:
+            raise PackError(f"{where}: not a list of files ({error}); {_ANEW}") from None
+        one_each = len(self._files.names) == self._about.get("inputs")
+        what = difference(then, self._files, inputs if one_each else None)
+        if what:
+            raise PackError(
+                f"{self._store.where}: the source is not what it was when the pack began: "
+                f"{what}; {_ANEW}"
+            )
+
+    def open(self) -> None:
+        """Write what is packed, before the first shard is; a second time is nothing."""
+        if self._lies_there:
+            return
+        if self._files is not None:  # stamps of what is still to come may be others than before
+            self._write(FILES, self._files.to_bytes())
+        self._write(JOURNAL, (json.dumps(self._about, indent=1) + "\n").encode())
+        self._lies_there = True
+
+    def note(self, reason: str | None = None) -> None:
+        """An input was taken: it is in a shard, or was skipped for a reason."""
+        if reason is None:
+            self.last = self.inputs
+        else:
+            self.skipped.append(reason)
+        self.inputs += 1
+
+    def add(self, shard: Shard, schemas: dict[str, Schema]) -> None:
+        """A shard is finished."""
+        line = Line(shard, self.inputs, self.last, self.skipped[self._told :], schemas)
+        self._write(line_name(shard.name), line.to_bytes())
+        self._lines.append(line_name(shard.name))
+        self._told = len(self.skipped)
+
+    def _write(self, name: str, data: bytes) -> None:
+        with self._store.create(name) as file:
+            file.write(data)
+
+    def remove(self) -> None:
+        """The manifest tells everything now."""
+        names = {*self._store.list(FOLDER)}
+        for name in [*self._lines, FILES, JOURNAL]:
+            if name.removeprefix(f"{FOLDER}/") in names:
+                self._store.remove(name)
+
+
+def _said(value: Any) -> str:
+    return "none" if value is None else str(value)
+
+
+def read_lines(store: Store) -> Iterator[Line]:
+    """The lines of the shards from the first on, as far as there is no gap."""
+    names = {*store.list(FOLDER)}
+    number = 0
+    while True:
+        shard = f"shard-{number:06d}.tar"
+        if line_name(shard).removeprefix(f"{FOLDER}/") not in names:
+            return
+        try:
+            line = Line.from_bytes(store.map(line_name(shard)).tobytes())
+        except (ValueError, KeyError, TypeError):
+            return
+        if line.shard.name != shard:
+            return
+        yield line
+        number += 1
+
+
+def index_if_whole(store: Store, shard: Shard) -> bytes | None:
+    """The index of a finished shard; None where it or its tar is not what was written.
+
+    A tar on this machine is read and its hash compared. Of one elsewhere it is the size: a store
+    publishes a file whole, and to read it would be to fetch it.
+    """
+    try:
+        index = store.map(index_name(shard.name)).tobytes()
+        if hashlib.sha256(index).digest() != shard.index_sha256:
+            return None
+        if not isinstance(store, LocalStore):
+            file = store.open(shard.name)
+            return index if file.size == shard.nbytes else None
+        with store.stream(shard.name) as stream:
+            digest = hashlib.file_digest(stream, "sha256").digest()
+    except NotFoundError:
+        return None
+    return index if digest == shard.sha256 else None
