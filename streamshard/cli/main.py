@@ -12,7 +12,7 @@ import typer
 from streamshard import __version__
 from streamshard.cli.options import AsJson, Destination, IndexAt
 from streamshard.cli.plan import plan
-from streamshard.cli.show import format_bytes, progress, result
+from streamshard.cli.show import format_bytes, progress, result, tell_finished
 from streamshard.errors import StreamshardError, UsageError
 
 app = typer.Typer(
@@ -54,6 +54,7 @@ ShardSize = Annotated[str, typer.Option(help="Bytes of a shard, such as 64MB (de
 Shuffle = Annotated[bool, typer.Option(help="Pack in random order.")]
 Seed = Annotated[int, typer.Option(min=0, help="Of that order.")]
 Skip = Annotated[OnError, typer.Option(help="End at the first bad input, or count and list them.")]
+Resume = Annotated[bool, typer.Option("--resume", help="Go on with a pack that was not finished.")]
 Overwrite = Annotated[bool, typer.Option(help="Replace the dataset that lies there.")]
 
 
@@ -80,12 +81,14 @@ def pack_images(
     seed: Seed = 0,
     keys: Annotated[Keys, typer.Option(help="Path below SRC, or number.")] = Keys.path,
     on_error: Skip = OnError.stop,
+    resume: Resume = False,
     overwrite: Overwrite = False,
     as_json: AsJson = False,
 ) -> None:
     """Pack a folder of images; they keep their bytes unless something else is asked for."""
     from streamshard.pack import images
 
+    tell_finished(destination, resume=resume)
     with progress("packing images") as report:
         summary = images.pack_images(
             source,
@@ -98,6 +101,7 @@ def pack_images(
             seed=seed,
             keys=keys.value,
             on_error=on_error.value,
+            resume=resume,
             overwrite=overwrite,
             workers=workers,
             start_method="forkserver",  # the progress bar's thread would not survive a plain fork
@@ -138,6 +142,7 @@ def pack_graphs(
         bool, typer.Option("--narrow", help="Keep integers in as few bytes as their values need.")
     ] = False,
     on_error: Skip = OnError.stop,
+    resume: Resume = False,
     overwrite: Overwrite = False,
     as_json: AsJson = False,
 ) -> None:
@@ -146,6 +151,7 @@ def pack_graphs(
     from streamshard.pack.specs import parse_args
 
     args = parse_args(arg or [])
+    tell_finished(destination, resume=resume)
     with progress("packing graphs") as report:
         summary = graphs.pack_graphs(
             source,
@@ -160,6 +166,7 @@ def pack_graphs(
             allow_nan=allow_nan,
             narrow=narrow,
             on_error=on_error.value,
+            resume=resume,
             overwrite=overwrite,
             workers=workers,
             start_method="forkserver",  # see pack_images
@@ -276,10 +283,10 @@ def main() -> None:
             stream.reconfigure(errors="backslashreplace")  # names of files need not be text
     try:
         sys.exit(app(standalone_mode=False) or 0)
-    except UsageError as error:
-        _fail(error, 2)
     except StreamshardError as error:
-        _fail(error, 1)
+        _fail(error, 2 if isinstance(error, UsageError) else 1)
+    except (KeyboardInterrupt, typer.Abort):
+        _fail("interrupted; a pack goes on with --resume", 130)
     except Exception as error:
         # Wrong usage, as typer finds it; the home of its exceptions differs between versions.
         if not hasattr(error, "format_message"):

@@ -155,7 +155,7 @@ def _write(
     encode = _EncodeChunk(source.load, Encoder(source.codecs), source.place)
     files = source.files() if isinstance(source, Listed) else None
     journal = writer.begin({**about, "inputs": total}, files)
-    for encoded in _encoded(_still_due(inputs, encode, writer, journal), encode, pool):
+    for encoded in _encoded(_still_due(inputs, encode, journal), encode, pool):
         try:
             _append(encoded, writer)
             journal.note()
@@ -170,9 +170,7 @@ def _write(
     return journal.skipped
 
 
-def _still_due(
-    inputs: Iterable[Any], encode: _EncodeChunk, writer: ShardWriter, journal: Journal
-) -> Iterable[Any]:
+def _still_due(inputs: Iterable[Any], encode: _EncodeChunk, journal: Journal) -> Iterable[Any]:
     """The inputs that are not in a finished shard; the last that is must give the same bytes."""
     if not journal.inputs:
         return inputs
@@ -180,7 +178,7 @@ def _still_due(
     rest = after(journal.last) if after else itertools.islice(inputs, journal.last, None)
     for given in itertools.islice(rest, 1):
         last = encode([given])[0]
-        if not isinstance(last.sample, SampleError) and writer.is_last(*last.sample):
+        if not isinstance(last.sample, SampleError) and journal.is_last(*last.sample):
             return itertools.islice(rest, journal.inputs - journal.last - 1, None)
     raise PackError(
         f"input {journal.last} of the source is not what is in the last finished shard: the source "

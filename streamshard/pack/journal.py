@@ -13,14 +13,18 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator, Mapping, Sequence
+import zlib
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
-from streamshard.codec.base import Schema
+from streamshard.codec.base import Packed, Schema
 from streamshard.errors import DamagedError, NotFoundError, PackError
 from streamshard.pack.files import Files, difference
+from streamshard.shard import columns
+from streamshard.shard.index import Index
 from streamshard.shard.manifest import FOLDER, Shard, index_name
 from streamshard.store.base import Store
+from streamshard.store.filesystem import open_store
 from streamshard.store.local import LocalStore
 
 JOURNAL = f"{FOLDER}/journal.json"
@@ -89,6 +93,7 @@ class Journal:
         self._lines: list[str] = []
         self._told = 0  # skipped inputs that are in a line
         self._lies_there = False
+        self._last_shard = ""
         self.inputs, self.last = 0, -1
         self.skipped: list[str] = []
 
@@ -112,16 +117,21 @@ class Journal:
         head = self._head()
         if head is None:
             return []
-        for name in [*head, *(name for name in self._about if name not in head)]:
+        self._compare(head, [name for name in {**head, **self._about} if name != "inputs"])
+        lines = list(read_lines(self._store))
+        if lines:
+            self._check_files(lines[-1].inputs)
+            self._compare(head, ["inputs"])
+        return lines
+
+    def _compare(self, head: Mapping[str, Any], names: Iterable[str]) -> None:
+        for name in names:
             then, now = head.get(name), self._about.get(name)
             if then != now:
                 raise PackError(
                     f"{self._store.where}: the pack that was not finished has {name} "
                     f"{_said(then)}, this one {_said(now)}; {_ANEW}"
                 )
-        lines = list(read_lines(self._store))
-        self._check_files(lines[-1].inputs if lines else 0)
-        return lines
 
     def take_over(self, lines: Sequence[Line]) -> None:
         """Go on behind these lines."""
@@ -130,6 +140,15 @@ class Journal:
         self._told = len(self.skipped)
         if lines:
             self.inputs, self.last = lines[-1].inputs, lines[-1].last
+            self._last_shard = lines[-1].shard.name
+
+    def is_last(self, key: str, packed: Mapping[str, Packed]) -> bool:
+        """Whether this is, byte for byte, the last sample of what was taken over."""
+        name = index_name(self._last_shard)
+        index = Index(columns.from_buffer(self._store.map(name), name), name)
+        found = {part: zlib.crc32(value.data) for part, value in packed.items()}
+        crcs = {part: int(index.extent(part, optional=True).crc32[-1]) for part in packed}
+        return (index.keys[len(index) - 1], crcs) == (key, found)
 
     def _head(self) -> dict[str, Any] | None:
         try:
@@ -140,7 +159,7 @@ class Journal:
             raise PackError(f"{self._store.where}/{JOURNAL}: not a journal; {_ANEW}") from None
 
     def _check_files(self, inputs: int) -> None:
-        if self._files is None or not inputs:
+        if self._files is None:
             return
         where = f"{self._store.where}/{FILES}"
         try:
@@ -211,6 +230,12 @@ def read_lines(store: Store) -> Iterator[Line]:
             return
         yield line
         number += 1
+
+
+def progress_of(destination: str) -> tuple[int, int]:
+    """The finished shards of a pack that was not finished, and how many inputs they took."""
+    lines = list(read_lines(open_store(destination)))
+    return len(lines), lines[-1].inputs if lines else 0
 
 
 def index_if_whole(store: Store, shard: Shard) -> bytes | None:

@@ -113,20 +113,26 @@ class LocalLock:
         self._made = [
             folder for folder in self._path.parents if not os.path.lexists(folder)
         ]  # from the inside out
-        self._fd = -1
+        self._fd, is_new = -1, False
         for _ in range(_TRIES):
-            self._fd = self._opened()
-            if self._lies_there():
+            is_new = not os.path.lexists(self._path)
+            self._fd = self._opened(is_new=is_new)
+            if self._fd >= 0 and self._lies_there():
                 break
-            os.close(self._fd)
-        data = os.pread(self._fd, 10_000, 0)
-        self.found = _parse(data) if data else None
+        if self._fd < 0:
+            raise StoreError(f"{self._where}/{LOCK}: comes and goes")
+        self.found = None if is_new else _parse(os.pread(self._fd, 10_000, 0))
         _HELD.add(self)
 
-    def _opened(self) -> int:
+    def _opened(self, *, is_new: bool) -> int:
+        """The locked file; -1 where it came or went in this moment."""
+        flags = os.O_RDWR | os.O_CLOEXEC | (os.O_CREAT | os.O_EXCL if is_new else 0)
         with translated(f"{self._where}/{LOCK}"):
             self._path.parent.mkdir(parents=True, exist_ok=True)
-            fd = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+            try:
+                fd = os.open(self._path, flags, 0o666)
+            except (FileExistsError, FileNotFoundError):
+                return -1
         try:
             fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
@@ -138,12 +144,13 @@ class LocalLock:
         return fd
 
     def _lies_there(self) -> bool:
-        """Whether the file that was locked still has its name."""
-        try:
-            there = os.stat(self._path)
-        except FileNotFoundError:
-            return False
-        return os.path.samestat(there, os.fstat(self._fd))
+        """Whether the file that was locked still has its name; else it is closed."""
+        with contextlib.suppress(FileNotFoundError):
+            if os.path.samestat(os.stat(self._path), os.fstat(self._fd)):
+                return True
+        os.close(self._fd)
+        self._fd = -1
+        return False
 
     def note(self, *, replacing: bool) -> None:
         """See `Lock`; of a full disk others don't learn who writes."""

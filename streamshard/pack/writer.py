@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import os
-import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from types import TracebackType
 from typing import Any, Self
@@ -190,14 +189,6 @@ class ShardWriter:
             self._manifest = write_manifest(self._store, manifest, self._sizes)
             journal.remove()
             self._lock.release()
-
-    def is_last(self, key: str, packed: Mapping[str, Packed]) -> bool:
-        """Whether this is the last sample of the last finished shard, byte for byte."""
-        name = self._shards[-1].name
-        index = Index(columns.from_buffer(self._store.map(index_name(name)), name), name)
-        crcs = {part: int(index.extent(part).crc32[-1]) for part in self._schemas}
-        found = {part: zlib.crc32(value.data) for part, value in packed.items()}
-        return (index.keys[len(index) - 1], crcs) == (key, found)
 
     @property
     def bytes_written(self) -> int:
