@@ -337,7 +337,7 @@ def test_other_graphs_in_memory_are_found_by_the_last_one(tmp_path: Path, kind: 
         graphs = [ring(2 + n % 5, y=torch.tensor([n + shift])) for n in range(18)]
         return graphs if kind == "list" else iter(graphs)
 
-    options = {"shard_size": 5_000, "shuffle": False}
+    options: dict[str, Any] = {"shard_size": 5_000, "shuffle": False}
     with pytest.raises(Stopped):
         ss.pack_graphs(graphs(0), tmp_path / "own", progress=stop_at(12), **options)
     before = files_of(tmp_path / "own")
