@@ -26,6 +26,8 @@ pack_app = typer.Typer(help="Pack a source into shards.", no_args_is_help=True)
 app.add_typer(pack_app, name="pack")
 app.command("plan")(plan)
 
+_INTERRUPTED = 130  # as shells have it
+
 
 class Keys(enum.StrEnum):
     """What keys are made of."""
@@ -282,11 +284,12 @@ def main() -> None:
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")  # names of files need not be text
     try:
-        sys.exit(app(standalone_mode=False) or 0)
+        status = app(standalone_mode=False) or 0
+        if status == _INTERRUPTED and sys.argv[1:2] == ["pack"]:
+            _fail("interrupted; what is finished of it --resume goes on with", status)
+        sys.exit(status)
     except StreamshardError as error:
         _fail(error, 2 if isinstance(error, UsageError) else 1)
-    except (KeyboardInterrupt, typer.Abort):
-        _fail("interrupted; a pack goes on with --resume", 130)
     except Exception as error:
         # Wrong usage, as typer finds it; the home of its exceptions differs between versions.
         if not hasattr(error, "format_message"):

@@ -34,7 +34,7 @@ def take_room(store: Store, *, overwrite: bool, resume: bool) -> Lock | None:
     if overwrite and resume:
         raise UsageError("both overwrite and resume are given; one of them is wanted")
     if not store.exists(LOCK):
-        if resume and store.exists(HEAD):
+        if resume and store.exists(HEAD) and not any(map(_is_passing, _names(store))):
             return None
         # Before anything is written among what others may have there.
         _refuse(store, overwrite=overwrite, resume=resume, is_begun=False)
@@ -44,7 +44,7 @@ def take_room(store: Store, *, overwrite: bool, resume: bool) -> Lock | None:
     try:
         is_finished = store.exists(HEAD) and not is_replacing
         if resume and is_finished:
-            # Killed between its manifest and its end.
+            # Ended between its manifest and its end.
             clear(store, keep=[name for name in _names(store) if not _is_passing(name)])
             lock.release()
             return None
@@ -85,7 +85,7 @@ def _names(store: Store) -> list[str]:
     """What lies at a destination and in its `.streamshard`, but for the lock."""
     sidecars = [f"{FOLDER}/{name}" for name in store.list(FOLDER)]
     tops = [name for name in store.list() if name != FOLDER]
-    return [*tops, *(name for name in sidecars if name != LOCK)]
+    return [*(name for name in sidecars if name != LOCK), *tops]
 
 
 def _is_passing(name: str) -> bool:
