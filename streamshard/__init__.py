@@ -27,6 +27,8 @@ _HOMES = {
     "open": "streamshard.stream.reader",
     "pack_graphs": "streamshard.pack.graphs",
     "pack_images": "streamshard.pack.images",
+    "pack_table": "streamshard.pack.table",
+    "pack_tars": "streamshard.pack.tars",
     "webdataset_source": "streamshard.stream.webdataset",
 }
 
@@ -47,6 +49,8 @@ __all__ = [
     "open",
     "pack_graphs",
     "pack_images",
+    "pack_table",
+    "pack_tars",
     "webdataset_source",
 ]
 
@@ -56,6 +60,8 @@ if TYPE_CHECKING:
     from streamshard.pack.graphs import pack_graphs
     from streamshard.pack.images import pack_images
     from streamshard.pack.index import index_tars
+    from streamshard.pack.table import pack_table
+    from streamshard.pack.tars import pack_tars
     from streamshard.pack.writer import ShardWriter
     from streamshard.plan.budget import Budget
     from streamshard.plan.share import World

@@ -5,9 +5,11 @@ from __future__ import annotations
 import gc
 import multiprocessing
 import os
+import uuid
 from collections.abc import Iterator
 from pathlib import Path
 
+import fsspec
 import pytest
 import torch
 
@@ -52,3 +54,10 @@ def _shared_memory() -> set[str]:
 def _is_strangers(name: str) -> bool:
     pid = name.split("_")[1]
     return pid != str(os.getpid()) and Path(f"/proc/{pid}").exists()
+
+
+@pytest.fixture
+def memory_url() -> Iterator[str]:
+    """A place in memory that is empty, and again afterwards."""
+    yield f"memory://{uuid.uuid4().hex}/own"
+    fsspec.filesystem("memory").store.clear()

@@ -1,8 +1,9 @@
 """What a mixture must do, said a second time in slow plain Python.
 
-The pattern of the proportions is walked place by place, every source deals its samples to the lanes
-like cards, one each in turn, and the lanes give `grain` samples each in turn. Nothing here is
-imported from the package, so that an error in its arithmetic cannot hide in a copy of it.
+The pattern of the proportions is walked place by place, and the lanes give `grain` samples each in
+turn. A source that is cut into lanes deals its samples to them like cards, one each in turn; from
+any other they all draw from one deck as their turn comes. Nothing here is imported from the
+package, so that an error in its arithmetic cannot hide in a copy of it.
 """
 
 from __future__ import annotations
@@ -73,6 +74,7 @@ def mixture(
     weights: Weights,
     epochs: Sequence[Callable[[int], Sequence[Sample]]],
     *,
+    cut: Sequence[bool],
     lanes: int,
     grain: int,
 ) -> Iterator[Dealt]:
@@ -81,6 +83,7 @@ def mixture(
     Args:
         weights: Of each source.
         epochs: For each source, a function that gives the samples of its epoch 0, 1, ... in order.
+        cut: For each source, whether it is cut into lanes.
         lanes: How many take turns.
         grain: Samples that a lane gives in its turn.
     """
@@ -91,6 +94,9 @@ def mixture(
     while True:
         for lane, walk in enumerate(walks):
             for source in islice(walk, grain):
+                if not cut[source]:
+                    yield Dealt(source, *next(decks[source]))
+                    continue
                 while not hands[source][lane]:
                     for hand in hands[source]:
                         hand.append(next(decks[source]))
@@ -107,11 +113,21 @@ def counts_before(weights: Weights, place: int) -> list[int]:
     return before
 
 
-def far(weights: Weights, position: int, *, lanes: int, grain: int) -> tuple[int, int]:
+def far(
+    weights: Weights, position: int, *, cut: Sequence[bool], lanes: int, grain: int
+) -> tuple[int, int]:
     """Source and number of a position that is too far to deal to, in integers of any size."""
     turn, rest = divmod(position, lanes * grain)
     lane, within = divmod(rest, grain)
     first, place = lane * grain, (lane + turn) * grain + within
     begun, now, then = (counts_before(weights, each) for each in (first, place, place + 1))
     source = next(each for each in range(len(weights)) if then[each] > now[each])
-    return source, (now[source] - begun[source]) * lanes + lane
+    if cut[source]:
+        return source, (now[source] - begun[source]) * lanes + lane
+    come = [(each + turn + (each < lane)) * grain for each in range(lanes)]
+    come[lane] = place
+    number = 0  # what all lanes took, each from its first place to where it has come
+    for each in range(lanes):
+        was = counts_before(weights, each * grain)[source]
+        number += counts_before(weights, come[each])[source] - was
+    return source, number

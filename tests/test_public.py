@@ -28,6 +28,8 @@ PUBLIC = [
     "open",
     "pack_graphs",
     "pack_images",
+    "pack_table",
+    "pack_tars",
     "webdataset_source",
 ]
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import enum
 import io
 import sys
 from typing import Annotated, Any
@@ -10,9 +9,42 @@ from typing import Annotated, Any
 import typer
 
 from streamshard import __version__
-from streamshard.cli.options import AsJson, Destination, IndexAt
+from streamshard.cli.export import Export, check_formats, export, export_packed
+from streamshard.cli.options import (
+    AsJson,
+    Destination,
+    Exclude,
+    Formatted,
+    Include,
+    IndexAt,
+    Keys,
+    Mapped,
+    MaxSide,
+    OnError,
+    Overwrite,
+    Quality,
+    Resize,
+    Resume,
+    Seed,
+    ShardSize,
+    Shuffle,
+    Skip,
+    Split,
+    Workers,
+    fractions_of,
+)
+from streamshard.cli.pack_table import pack_table
+from streamshard.cli.pack_tars import pack_tars
 from streamshard.cli.plan import plan
-from streamshard.cli.show import format_bytes, progress, result, tell_finished
+from streamshard.cli.show import (
+    format_bytes,
+    print_summary,
+    progress,
+    result,
+    tell_finished,
+)
+from streamshard.cli.unpack import cat, unpack
+from streamshard.cli.verify import verify
 from streamshard.errors import StreamshardError, UsageError
 
 app = typer.Typer(
@@ -25,39 +57,15 @@ app = typer.Typer(
 pack_app = typer.Typer(help="Pack a source into shards.", no_args_is_help=True)
 app.add_typer(pack_app, name="pack")
 app.command("plan")(plan)
+app.command("export")(export)
+app.command("cat")(cat)
+app.command("unpack")(unpack)
+app.command("verify")(verify)
+
+pack_app.command("table")(pack_table)
+pack_app.command("tars")(pack_tars)
 
 _INTERRUPTED = 130  # as shells have it
-
-
-class Keys(enum.StrEnum):
-    """What keys are made of."""
-
-    path = "path"
-    number = "number"
-
-
-class Format(enum.StrEnum):
-    """What images are encoded to."""
-
-    jpg = "jpg"
-    png = "png"
-    webp = "webp"
-    npy = "npy"
-
-
-class OnError(enum.StrEnum):
-    """What becomes of an input that can't be packed."""
-
-    stop = "raise"
-    skip = "skip"
-
-
-ShardSize = Annotated[str, typer.Option(help="Bytes of a shard, such as 64MB (decimal).")]
-Shuffle = Annotated[bool, typer.Option(help="Pack in random order.")]
-Seed = Annotated[int, typer.Option(min=0, help="Of that order.")]
-Skip = Annotated[OnError, typer.Option(help="End at the first bad input, or count and list them.")]
-Resume = Annotated[bool, typer.Option("--resume", help="Go on with a pack that was not finished.")]
-Overwrite = Annotated[bool, typer.Option(help="Replace the dataset that lies there.")]
 
 
 @app.callback(invoke_without_command=True)
@@ -74,34 +82,53 @@ def version(
 def pack_images(
     source: Annotated[str, typer.Argument(metavar="SRC", help="Folder: class folders, or flat.")],
     destination: Destination,
+    labels: Annotated[
+        str | None,
+        typer.Option(
+            metavar="FILE", help="A .csv or .json with the label of each path; else by folder."
+        ),
+    ] = None,
     shard_size: ShardSize = "256MB",
-    resize: Annotated[int | None, typer.Option(min=1, help="Pixels of the shorter side.")] = None,
-    format: Annotated[Format | None, typer.Option(help="Encode all images to this.")] = None,
-    quality: Annotated[int, typer.Option(min=1, max=100, help="Of jpg and webp.")] = 90,
-    workers: Annotated[int | None, typer.Option(min=0, help="Processes that encode.")] = None,
+    resize: Resize = None,
+    max_side: MaxSide = None,
+    format: Formatted = None,
+    quality: Quality = 90,
+    workers: Workers = None,
     shuffle: Shuffle = True,
     seed: Seed = 0,
     keys: Annotated[Keys, typer.Option(help="Path below SRC, or number.")] = Keys.path,
+    include: Include = None,
+    exclude: Exclude = None,
+    map: Mapped = None,
+    split: Split = None,
     on_error: Skip = OnError.stop,
     resume: Resume = False,
     overwrite: Overwrite = False,
+    export: Export = None,
     as_json: AsJson = False,
 ) -> None:
     """Pack a folder of images; they keep their bytes unless something else is asked for."""
     from streamshard.pack import images
 
+    check_formats(export)
     tell_finished(destination, resume=resume)
     with progress("packing images") as report:
         summary = images.pack_images(
             source,
             destination,
+            labels=labels,
             shard_size=shard_size,
             resize=resize,
+            max_side=max_side,
             format=format.value if format else None,
             quality=quality,
             shuffle=shuffle,
             seed=seed,
             keys=keys.value,
+            include=include or (),
+            exclude=exclude or (),
+            map=map,
+            split=fractions_of(split),
             on_error=on_error.value,
             resume=resume,
             overwrite=overwrite,
@@ -109,7 +136,8 @@ def pack_images(
             start_method="forkserver",  # the progress bar's thread would not survive a plain fork
             progress=report,
         )
-    _print_summary(summary, destination, as_json=as_json)
+    summary.notes.extend(export_packed(destination, export, fractions_of(split)))
+    print_summary(summary, destination, as_json=as_json)
 
 
 @pack_app.command("graphs")
@@ -143,15 +171,21 @@ def pack_graphs(
     narrow: Annotated[
         bool, typer.Option("--narrow", help="Keep integers in as few bytes as their values need.")
     ] = False,
+    include: Include = None,
+    exclude: Exclude = None,
+    map: Mapped = None,
+    split: Split = None,
     on_error: Skip = OnError.stop,
     resume: Resume = False,
     overwrite: Overwrite = False,
+    export: Export = None,
     as_json: AsJson = False,
 ) -> None:
     """Pack PyG graphs: from files, or from a callable that returns them, such as a dataset."""
     from streamshard.pack import graphs
     from streamshard.pack.specs import parse_args
 
+    check_formats(export)
     args = parse_args(arg or [])
     tell_finished(destination, resume=resume)
     with progress("packing graphs") as report:
@@ -167,6 +201,10 @@ def pack_graphs(
             allow_empty=allow_empty,
             allow_nan=allow_nan,
             narrow=narrow,
+            include=include or (),
+            exclude=exclude or (),
+            map=map,
+            split=fractions_of(split),
             on_error=on_error.value,
             resume=resume,
             overwrite=overwrite,
@@ -174,7 +212,8 @@ def pack_graphs(
             start_method="forkserver",  # see pack_images
             progress=report,
         )
-    _print_summary(summary, destination, as_json=as_json)
+    summary.notes.extend(export_packed(destination, export, fractions_of(split)))
+    print_summary(summary, destination, as_json=as_json)
 
 
 @app.command()
@@ -188,20 +227,7 @@ def index(
 
     with progress("indexing") as report:
         summary = index_tars(pattern, out=out, progress=report)
-    _print_summary(summary, out or pattern, as_json=as_json)
-
-
-def _print_summary(summary: Any, where: str, *, as_json: bool) -> None:
-    lines = [
-        f"{where}: {summary.samples} samples in {summary.shards} shards, "
-        f"{format_bytes(summary.bytes)}, {summary.seconds:.1f} s, "
-        f"fingerprint {summary.fingerprint}",
-        *summary.notes,
-    ]
-    if summary.skipped:
-        lines.append(f"{len(summary.skipped)} inputs were skipped:")
-        lines += [f"  {reason}" for reason in summary.skipped]
-    result(summary, lines, as_json=as_json)
+    print_summary(summary, out or pattern, as_json=as_json)
 
 
 @app.command()
@@ -261,23 +287,6 @@ def list_samples(
             result(value, [line], as_json=as_json)
 
 
-@app.command()
-def verify(destination: Destination, index: IndexAt = None, as_json: AsJson = False) -> None:
-    """Read every byte of every shard and compare; exit status 1 where something is wrong."""
-    from streamshard.stream.reader import Shards
-
-    shards = Shards(destination, index=index)
-    with progress("verifying") as report:
-        findings = list(shards.find_damage(report))
-    value = {"whole": not findings, "samples": len(shards), "findings": findings}
-    whole = (
-        f"{destination}: {len(shards)} samples in {len(shards.manifest.table)} shards, all whole"
-    )
-    result(value, findings or [whole], as_json=as_json)
-    if findings:
-        raise typer.Exit(1)
-
-
 def main() -> None:
     """Run the command; an error of ours is one line on standard error."""
     for stream in (sys.stdout, sys.stderr):
@@ -286,7 +295,9 @@ def main() -> None:
     try:
         status = app(standalone_mode=False) or 0
         if status == _INTERRUPTED and sys.argv[1:2] == ["pack"]:
-            _fail("interrupted; what is finished of it --resume goes on with", status)
+            is_split = any(word.startswith("--split") for word in sys.argv)
+            remedy = "" if is_split else "; what is finished of it --resume goes on with"
+            _fail(f"interrupted{remedy}", status)
         sys.exit(status)
     except StreamshardError as error:
         _fail(error, 2 if isinstance(error, UsageError) else 1)

@@ -109,3 +109,25 @@ def tell_finished(destination: str, *, resume: bool) -> None:
     if shards:
         what = f"{shards:,} shard{'s' if shards > 1 else ''}, {inputs:,} inputs done; going on"
         print(f"{destination}: {what}", file=sys.stderr)
+
+
+def print_summary(summary: Any, where: str, *, as_json: bool) -> None:
+    """Print what a pack did; of one with splits, a line for each."""
+    splits = getattr(summary, "splits", None)
+    lines = [
+        *(_summary_line(f"{where}/{name}", split) for name, split in (splits or {}).items()),
+        *([] if splits else [_summary_line(where, summary)]),
+        *summary.notes,
+    ]
+    if summary.skipped:
+        lines.append(f"{len(summary.skipped)} inputs were skipped:")
+        lines += [f"  {reason}" for reason in summary.skipped]
+    result(summary, lines, as_json=as_json)
+
+
+def _summary_line(where: str, summary: Any) -> str:
+    return (
+        f"{where}: {summary.samples} samples in {summary.shards} shards, "
+        f"{format_bytes(summary.bytes)}, {summary.seconds:.1f} s, "
+        f"fingerprint {summary.fingerprint}"
+    )

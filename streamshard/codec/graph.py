@@ -30,6 +30,7 @@ from streamshard.codec.tensor import decode_tensors, encode_ordered, plain
 if TYPE_CHECKING:
     from torch_geometric.data import Data, HeteroData
 
+SIGNED = 16  # is added to the width of integers that have a sign
 _NARROW = (np.uint8, np.int8, np.uint16, np.int16, np.uint32, np.int32)
 _INTEGERS = (torch.int64, torch.int32, torch.int16)
 
@@ -40,7 +41,7 @@ class GraphCodec:
     Facts in the index: `nodes` and `edges`, of all types; `nodes:TYPE` in a `HeteroData`; `base`
     (bytes in front of the first field); for each field that is concatenated `rows:FIELD` (its
     length along the dimension); `inc:FIELD`, or `inc:FIELD:ROW` where each row has its own, unless
-    it is zero; and where integers were narrowed `width:FIELD`, bytes, negative where signed.
+    it is zero; and where integers were narrowed `width:FIELD`, bytes, 16 more where signed.
 
     The schema has `fields`, in the order of PyG's stores: dtype, shape with null for the dimension
     that varies, `cat_dim` (null where graphs are stacked), `inc`, how many increments there are,
@@ -52,7 +53,12 @@ class GraphCodec:
     name = "graph"
 
     def __init__(
-        self, *, allow_empty: bool = False, allow_nan: bool = False, narrow: bool = False
+        self,
+        *,
+        allow_empty: bool = False,
+        allow_nan: bool = False,
+        narrow: bool = False,
+        schema: Mapping[str, Any] | None = None,
     ) -> None:
         """Make the codec.
 
@@ -60,12 +66,16 @@ class GraphCodec:
             allow_empty: Take graphs without nodes.
             allow_nan: Take NaN and infinity.
             narrow: Keep integers in as few bytes as each graph's values allow.
+            schema: What the bytes that are given were packed with: fields that were narrowed then
+                are known by it.
         """
         self._allow_empty, self._allow_nan, self._narrow = allow_empty, allow_nan, narrow
+        self._schema = schema or {}
 
     def pack(self, value: Any) -> Packed:
         """See `Codec`: takes a `Data`, a `HeteroData`, or the bytes of one."""
-        graph = take_apart(self.decode(value) if isinstance(value, bytes) else value)
+        is_packed = isinstance(value, bytes)
+        graph = take_apart(self.decode(value, self._schema) if is_packed else value)
         self._check(graph)
         facts: Facts = {
             "nodes": sum(count.nodes for count in graph.nodes),
@@ -78,16 +88,18 @@ class GraphCodec:
             fields[field.name] = _spec(field)
             facts |= _sizes(field)
             tensors[field.name] = field.tensor
-            if self._narrow and not isinstance(value, bytes) and field.tensor.dtype in _INTEGERS:
+            if self._narrow and not is_packed and field.tensor.dtype in _INTEGERS:
                 tensors[field.name], width = _narrowed(field.tensor)
                 facts[f"width:{field.name}"] = width
                 fields[field.name]["narrow"] = True
         order = _byte_order(graph, tensors)
         encoded = encode_ordered({name: tensors[name] for name in order})
-        if isinstance(value, bytes):
-            _check_bytes(value, graph)
+        if is_packed:
+            for name, width in self._check_bytes(value, graph):
+                facts[f"width:{name}"] = width
+                fields[name]["narrow"] = True
             encoded = value
-        facts["base"], layout = _read_layout(encoded)
+        facts["base"], layout = read_layout(encoded)
         schema: Schema = {
             "fields": fields,
             "layout": layout,
@@ -124,6 +136,22 @@ class GraphCodec:
     def form(self, schema: Mapping[str, Any]) -> Form | None:
         """See `Codec`: graphs are batched in a way of their own."""
         return None
+
+    def _check_bytes(self, encoded: bytes, graph: Graph) -> Iterator[tuple[str, int]]:
+        """Refuse bytes that are not as `pack` writes them: they are kept, and read as if they were.
+
+        Yields:
+            Each field that may be narrowed, and the width that it has.
+        """
+        tensors = decode_tensors(encoded)
+        for count in graph.nodes:
+            _check_count(tensors.pop(joined(count.store, NODES), None), count)
+        fields = {field.name: field.tensor for field in graph.fields}
+        for name, tensor in tensors.items():
+            if self._schema.get("fields", {}).get(name, {}).get("narrow"):
+                yield name, width_of(tensor.dtype)
+            elif tensor.dtype != fields[name].dtype:
+                raise ValueError(f"field {name!r} is {tensor.dtype}, not {fields[name].dtype}")
 
     def _check(self, graph: Graph) -> None:
         """Refuse what PyG takes in silence and batches wrongly."""
@@ -219,8 +247,13 @@ def _narrowed(tensor: torch.Tensor) -> tuple[torch.Tensor, int]:
         if limits.min <= low and high <= limits.max and limits.bits // 8 < array.itemsize:
             array = array.astype(kind)
             break
-    width = array.itemsize if array.dtype.kind == "u" else -array.itemsize
-    return torch.from_numpy(np.ascontiguousarray(array).reshape(array.shape)), width
+    narrow = torch.from_numpy(np.ascontiguousarray(array).reshape(array.shape))
+    return narrow, width_of(narrow.dtype)
+
+
+def width_of(dtype: torch.dtype) -> int:
+    """Bytes of an integer as the index keeps them: 16 more where it is signed."""
+    return dtype.itemsize + (SIGNED if dtype.is_signed else 0)
 
 
 def _byte_order(graph: Graph, tensors: Mapping[str, torch.Tensor]) -> list[str]:
@@ -233,17 +266,6 @@ def _byte_order(graph: Graph, tensors: Mapping[str, torch.Tensor]) -> list[str]:
     return sorted(tensors, key=lambda name: (-widths.get(name, 8), name))
 
 
-def _check_bytes(encoded: bytes, graph: Graph) -> None:
-    """Refuse bytes that are not as `pack` writes them: they are kept, and read as if they were."""
-    tensors = decode_tensors(encoded)
-    for count in graph.nodes:
-        _check_count(tensors.pop(joined(count.store, NODES), None), count)
-    fields = {field.name: field.tensor for field in graph.fields}
-    for name, tensor in tensors.items():
-        if tensor.dtype != fields[name].dtype:
-            raise ValueError(f"field {name!r} is {tensor.dtype}, not {fields[name].dtype}")
-
-
 def _check_count(stored: torch.Tensor | None, count: NodeCount) -> None:
     name = joined(count.store, NODES)
     if stored is None or stored.dtype != torch.int64 or stored.numel() != 1:
@@ -252,7 +274,7 @@ def _check_count(stored: torch.Tensor | None, count: NodeCount) -> None:
         raise ValueError(f"{name} is {int(stored)}, its fields have {count.nodes} nodes")
 
 
-def _read_layout(encoded: bytes) -> tuple[int, list[str]]:
+def read_layout(encoded: bytes) -> tuple[int, list[str]]:
     """Bytes in front of the data, and the fields in the order in which their bytes lie."""
     base = 8 + int.from_bytes(encoded[:8], "little")
     header = json.loads(encoded[8:base])

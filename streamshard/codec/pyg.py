@@ -17,7 +17,7 @@ if TYPE_CHECKING:  # PyG takes seconds to import, and image users never need it
     from torch_geometric.data import Data, HeteroData
 
 NODES = "num_nodes"
-_NODE_FIELDS = {"x", "feat", "pos", "batch", "node_type", "n_id"}  # one row for each node
+NODE_FIELDS = {"x", "feat", "pos", "batch", "node_type", "n_id"}  # one row for each node
 
 
 class Field(NamedTuple):
@@ -84,6 +84,16 @@ def parted(name: str) -> tuple[str, str]:
     """
     store, _, attribute = name.rpartition("/")
     return store, attribute
+
+
+def check_name(name: str) -> None:
+    """Refuse a name that PyG would keep beside the fields, where no batch has it.
+
+    Raises:
+        ValueError: It begins with an underscore.
+    """
+    if name.startswith("_"):
+        raise ValueError(f"field {name!r}: PyG keeps no field whose name begins with _; rename it")
 
 
 def take_apart(data: Data | HeteroData) -> Graph:
@@ -195,7 +205,7 @@ def _count_nodes(store: Any, key: str, fields: list[Field]) -> NodeCount:
     counts = {
         parted(field.name)[1]: field.tensor.shape[field.cat_dim]
         for field in fields
-        if parted(field.name)[1] in _NODE_FIELDS and field.cat_dim is not None
+        if parted(field.name)[1] in NODE_FIELDS and field.cat_dim is not None
     }
     of = f" of type {key!r}" if key else ""
     stored = store.get(NODES)
@@ -217,7 +227,7 @@ def put_together(tensors: Mapping[str, torch.Tensor]) -> Data | HeteroData:
     fields = {name: tensor for name, tensor in tensors.items() if parted(name)[1] != NODES}
     if not any("/" in name for name in tensors):
         graph = Data(**fields)
-        if NODES in tensors and not _NODE_FIELDS & set(fields):
+        if NODES in tensors and not NODE_FIELDS & set(fields):
             graph.num_nodes = int(tensors[NODES])
         return graph
     hetero = HeteroData()
@@ -225,7 +235,7 @@ def put_together(tensors: Mapping[str, torch.Tensor]) -> Data | HeteroData:
         _store_of(hetero, parted(name)[0])[parted(name)[1]] = tensor
     for name, tensor in tensors.items():
         store, attribute = parted(name)
-        if attribute == NODES and not _NODE_FIELDS & set(_store_of(hetero, store).keys()):
+        if attribute == NODES and not NODE_FIELDS & set(_store_of(hetero, store).keys()):
             hetero[store].num_nodes = int(tensor)
     return hetero
 
@@ -238,10 +248,13 @@ def _store_of(hetero: Any, name: str) -> Any:
 
 
 def with_fields(data: Any, names: Sequence[str]) -> Any:
-    """The graph with none but these fields; it is changed."""
+    """The graph with none but these fields, and the nodes that it had; it is changed."""
     for store in data.stores:
         key = store_name(store._key)
-        for name in [name for name in store if name != NODES and joined(key, name) not in names]:
+        dropped = [name for name in store if name != NODES and joined(key, name) not in names]
+        if NODE_FIELDS & set(dropped) and not NODE_FIELDS & (set(store) - set(dropped)):
+            store.num_nodes = store.num_nodes  # told by what is dropped
+        for name in dropped:
             del store[name]
     return data
 

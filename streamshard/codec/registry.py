@@ -42,6 +42,18 @@ def decoded(suffix: str, data: bytes, schema: Mapping[str, Any]) -> Any:
     return codec.decode(data, schema) if isinstance(codec, GraphCodec) else codec.decode(data)
 
 
+def codec_of_packed(suffix: str, schema: Mapping[str, Any]) -> Codec:
+    """The codec that tells of a part's bytes again what it told when they were packed.
+
+    Whatever a graph was allowed to hold then it may hold now, and what was narrowed is known by the
+    dtypes of the schema.
+    """
+    codec = codec_of(suffix)
+    if isinstance(codec, GraphCodec):
+        return GraphCodec(allow_empty=True, allow_nan=True, schema=schema)
+    return codec
+
+
 def part_of(suffix: str) -> str:
     """What a part is called in a batch: its suffix, but `graph` for `graph.safetensors`."""
     return "graph" if suffix == GRAPH_SUFFIX else suffix

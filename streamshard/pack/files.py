@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from streamshard.shard import columns
+from streamshard.store.base import HAS_SCHEME, redact
 
 GONE = -1
 
@@ -34,6 +35,11 @@ def stamp_of(path: str) -> Stamp:
     except OSError:
         return Stamp(GONE, GONE)
     return Stamp(found.st_size, found.st_mtime_ns)
+
+
+def absolute(path: str) -> str:
+    """A path or URL by a name that does not depend on the folder we are in, without secrets."""
+    return redact(path) if HAS_SCHEME.match(path) else os.path.abspath(path)
 
 
 def stamp_of_bytes(path: str) -> Stamp:
@@ -68,17 +74,25 @@ class Files(NamedTuple):
         names: In the order in which they are packed, where each is one input; sorted otherwise.
         sizes: (files,) int64.
         marks: (files,) int64.
+        one_each: Whether the first of them are one input each, in order, as many as are inputs.
     """
 
     names: Sequence[str]
     sizes: NDArray[np.int64]
     marks: NDArray[np.int64]
+    one_each: bool = False
 
     @classmethod
-    def of(cls, names: Sequence[str], stamps: Iterable[Stamp]) -> Files:
+    def of(cls, names: Sequence[str], stamps: Iterable[Stamp], *, one_each: bool = False) -> Files:
         """Turn rows into columns."""
         rows = np.array(list(stamps), np.int64).reshape(-1, 2)
-        return cls(names, rows[:, 0], rows[:, 1])
+        return cls(names, rows[:, 0], rows[:, 1], one_each)
+
+    def reordered(self, order: Sequence[int]) -> Files:
+        """The same files, that of the first number first."""
+        numbers = np.array(order, np.int64)
+        names = [self.names[number] for number in order]
+        return Files(names, self.sizes[numbers], self.marks[numbers], self.one_each)
 
     def to_bytes(self) -> bytes:
         """A safetensors file of them."""

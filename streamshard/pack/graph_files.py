@@ -91,6 +91,11 @@ class GraphFiles:
         return self._files.files(self._seed)
 
     @staticmethod
+    def key(given: tuple[str, Any]) -> str:
+        """See `KeyedSource`."""
+        return given[0]
+
+    @staticmethod
     def place(keyed: tuple[str, Any]) -> str:
         """See `Source`."""
         return str(keyed[1])

@@ -13,12 +13,15 @@ from typing import TYPE_CHECKING, Any
 from streamshard.codec.graph import GraphCodec
 from streamshard.codec.pyg import without_others
 from streamshard.errors import SampleError, UsageError
+from streamshard.pack.choose import Globs, globbed
+from streamshard.pack.deliver import deliver
 from streamshard.pack.encode import KEY
 from streamshard.pack.graph_files import GraphFiles, GraphReader
-from streamshard.pack.job import OnError, Progress, Summary, pack
+from streamshard.pack.job import OnError, Progress, Summary
+from streamshard.pack.mapping import Map
 from streamshard.pack.sources import Sample, pack_order
 from streamshard.pack.specs import graphs_of
-from streamshard.pack.writer import ShardWriter
+from streamshard.shard.manifest import Manifest
 from streamshard.store.base import redact
 
 if TYPE_CHECKING:
@@ -64,6 +67,11 @@ class Graphs:
         if not _is_indexed(self._graphs):
             return ((f"{number:09d}", graph) for number, graph in enumerate(self._graphs))
         return _IndexedGraphs(self._graphs, pack_order(len(self._graphs), self._seed))  # type: ignore[arg-type]
+
+    @staticmethod
+    def key(given: tuple[str, Data]) -> str:
+        """See `KeyedSource`."""
+        return given[0]
 
     @staticmethod
     def load(keyed: tuple[str, Data]) -> Sample:
@@ -117,6 +125,10 @@ def pack_graphs(
     allow_empty: bool = False,
     allow_nan: bool = False,
     narrow: bool = False,
+    include: Sequence[str] = (),
+    exclude: Sequence[str] = (),
+    map: Map | None = None,
+    split: Mapping[str, float] | None = None,
     on_error: OnError = "raise",
     overwrite: bool = False,
     resume: bool = False,
@@ -143,17 +155,22 @@ def pack_graphs(
         allow_nan: Take NaN and infinity in fields.
         narrow: Keep integers in as few bytes as each graph's values allow; batches have them in
             their own dtype again, but other readers of the tars see the narrow one.
+        include: Patterns of keys, which are the graphs' numbers; by default all.
+        exclude: Patterns of keys that are left out.
+        map: See `pack_images`; the part `graph` is a PyG `Data`.
+        split: See `pack_images`. Graphs of an iterable are asked for once for the keys and once
+            for each split, so it must be one that begins anew each time, such as a list.
         on_error: "raise", or "skip" to leave out what can't be packed.
         overwrite: Replace the dataset that lies there.
         resume: Go on with a pack that was not finished; the bytes are as if it had not ended, where
-            the source gives the same graphs in the same order.
+            the source gives the same graphs in the same order. Not with `split`.
         workers: Processes that read and encode, where graphs come from a `.csv`, a `.jsonl` or
             `.pt` files; other graphs are in this process already. By default all cores from 5,000
             graphs on, and this process alone for fewer.
         executor: Use this `concurrent.futures` executor instead.
         start_method: Of those processes: fork, spawn or forkserver; the platform's default if None.
         storage_options: For fsspec, to reach the destination.
-        progress: Called with samples done, samples in all, and bytes done.
+        progress: Called with inputs done, inputs in all, and bytes done.
 
     Returns:
         What was done.
@@ -168,24 +185,26 @@ def pack_graphs(
     spec = os.fspath(source) if isinstance(source, str | os.PathLike) else None
     if spec is None and (smiles is not None or targets or args):
         raise UsageError("smiles=, targets= and args= go with a source that is a path or spec")
+    found = source if spec is None else graphs_of(spec, smiles=smiles, targets=targets, args=args)
+    if split and isinstance(found, Iterator):
+        raise UsageError("graphs that can be read only once can't be split; give a list of them")
     graphs = _as_source(
-        source if spec is None else graphs_of(spec, smiles=smiles, targets=targets, args=args),
+        found,
         seed=seed if shuffle else None,
         codec=GraphCodec(allow_empty=allow_empty, allow_nan=allow_nan, narrow=narrow),
     )
     if workers is None and isinstance(graphs, GraphFiles) and len(graphs.inputs()) < _FEW:
         workers = 0
-    writer = ShardWriter(
+    return deliver(
+        globbed(graphs, Globs(tuple(include), tuple(exclude))),
         destination,
+        map=map,
+        split=split,
+        portable=graphs.portable,
         shard_size=shard_size,
-        codecs=graphs.codecs,
         overwrite=overwrite,
         resume=resume,
         storage_options=storage_options,
-    )
-    summary = pack(
-        graphs,
-        writer,
         workers=workers,
         executor=executor,
         start_method=start_method,
@@ -200,10 +219,11 @@ def pack_graphs(
             "allow_empty": allow_empty,
             "allow_nan": allow_nan,
             "narrow": narrow,
+            "include": list(include),
+            "exclude": list(exclude),
         },
+        remark=_widened,
     )
-    summary.notes += _widened(writer.manifest.parts["graph"].schema)
-    return summary
 
 
 def _name_of(spec: str) -> str:
@@ -219,10 +239,11 @@ def _digest(args: Mapping[str, Any] | None) -> str | None:
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
-def _widened(schema: Mapping[str, Any]) -> list[str]:
+def _widened(manifest: Manifest) -> list[str]:
     """What to say of edges that were narrower than PyG's operators take them."""
+    part = manifest.parts.get("graph")
     return [
         f"{name} was {spec['was']} in some graphs, and is kept as {spec['dtype']}"
-        for name, spec in schema["fields"].items()
+        for name, spec in (part.schema["fields"].items() if part else ())
         if "was" in spec
     ]

@@ -2,104 +2,62 @@
 
 from __future__ import annotations
 
+import dataclasses
 import operator
 import os
+import zlib
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Executor
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from pathlib import PurePath
+from typing import Any
 
 import numpy as np
 
 from streamshard.codec.base import Codec
-from streamshard.codec.crop import Resize
-from streamshard.codec.image import decode_pixels, encode_pixels
 from streamshard.codec.registry import IMAGE_SUFFIXES
-from streamshard.errors import PackError, SampleError, UsageError
-from streamshard.pack.encode import KEY, escape_key
-from streamshard.pack.files import Files, Stamp, check_unchanged, stamp_of
-from streamshard.pack.job import OnError, Progress, Summary, pack
-from streamshard.pack.sources import Sample, pack_order, walk
-from streamshard.pack.writer import ShardWriter
-
-Keys = Literal["path", "number"]
-ImageFormat = Literal["jpg", "png", "webp", "npy"]
-
-
-class ImageInput(NamedTuple):
-    """One image file and what its place tells."""
-
-    key: str
-    path: str
-    part: str
-    label: int | None
-    stamp: Stamp | None = None  # of the file, when it was listed
-
-
-@dataclass(frozen=True)
-class ImageLoader:
-    """Reads one image file and transforms it where that is asked for.
-
-    Attributes:
-        format: What to encode to; None keeps the format, and without `resize` the bytes.
-        resize: Pixels of the shorter side, or None.
-        quality: Of jpg and webp, 1 to 100.
-    """
-
-    format: ImageFormat | None = None
-    resize: int | None = None
-    quality: int = 90
-
-    @property
-    def transforms(self) -> bool:
-        """Whether images are decoded at all."""
-        return self.format is not None or self.resize is not None
-
-    def __call__(self, image: ImageInput) -> Sample:
-        """The sample of one file.
-
-        Raises:
-            SampleError: The file is gone, unreadable or changed since it was listed, or not a whole
-                image where it is decoded; where its bytes are kept, the codec checks them.
-        """
-        try:
-            with open(image.path, "rb") as file:
-                data = file.read()
-                check_unchanged(file.fileno(), image.stamp)
-            sample: Sample = {KEY: image.key, **self._transform(data, image.part)}
-        except OSError as error:
-            raise SampleError(f"{image.path}: {error.strerror}") from None
-        except ValueError as error:
-            raise SampleError(f"{image.path}: {error}") from None
-        if image.label is not None:
-            sample["cls"] = image.label
-        return sample
-
-    def _transform(self, data: bytes, part: str) -> dict[str, Any]:
-        if not self.transforms:
-            return {part: data}
-        if self.resize:
-            chw = Resize(self.resize)(data)
-            pixels = chw.permute(1, 2, 0).numpy()
-        else:
-            pixels = decode_pixels(data)
-        format = self.format or part
-        if format == "npy":
-            return {format: np.ascontiguousarray(pixels.transpose(2, 0, 1))}
-        return {format: encode_pixels(pixels, format, self.quality)}
+from streamshard.errors import PackError
+from streamshard.pack.choose import Globs
+from streamshard.pack.deliver import deliver
+from streamshard.pack.files import Files, Stamp, stamp_of
+from streamshard.pack.image_loader import (
+    ImageFormat,
+    ImageInput,
+    ImageLoader,
+    Keys,
+    Reencode,
+    check_formats,
+    check_keys,
+    is_image,
+    key_of_path,
+    part_of_image,
+)
+from streamshard.pack.job import OnError, Progress, Summary
+from streamshard.pack.labels import read_labels
+from streamshard.pack.mapping import Map
+from streamshard.pack.sources import pack_order, walk
 
 
 class ImageFolder:
     """A folder of image files, one folder for each class, or flat.
 
     Attributes:
-        classes: The folders below the root, sorted, or None where it is flat.
+        classes: The folders below the root, sorted, or None where it is flat; of a file of labels,
+            those that are text.
         codecs: None of its own.
         notes: What was found while listing.
+        labels_crc: A checksum of what a file of labels says of the images, or None.
     """
 
-    def __init__(self, root: str, *, keys: Keys, seed: int | None, loader: ImageLoader) -> None:
+    def __init__(
+        self,
+        root: str,
+        *,
+        keys: Keys,
+        seed: int | None,
+        reencode: Reencode,
+        globs: Globs,
+        labels: str | None,
+    ) -> None:
         """List the folder.
 
         Args:
@@ -107,76 +65,108 @@ class ImageFolder:
             keys: "path" for the path below the root without suffix, "number" for the place in
                 sorted order.
             seed: Of the order in which samples are packed; None keeps the sorted order.
-            loader: Reads and transforms.
+            reencode: What becomes of the images.
+            globs: Which paths are taken; the others are as though they were not there.
+            labels: A file of labels by path; None takes the folders.
 
         Raises:
             PackError: There is no such folder, no image in it, images both in class folders and
-                beside them, or several formats and no `format`.
+                beside them, several formats and no `format`, or an image without a label.
         """
-        self.load = loader
+        self.load = ImageLoader(reencode)
         self.codecs: Mapping[str, Codec] = {}
         self.notes: list[str] = []
-        paths = self._list(root)
-        labels = [path.parts[0] if len(path.parts) > 1 else None for path in paths]
-        named = sorted({label for label in labels if label is not None})
-        self.classes = named or None
-        if named and None in labels:
-            odd = paths[labels.index(None)]
-            raise PackError(
-                f"{root}: {odd} lies beside the class folders ({named[0]}, …), not in one"
-            )
-        parts = [_part_of_image(path) for path in paths]
-        if len(set(parts)) > 1 and loader.format is None:
-            both = [str(paths[parts.index(part)]) for part in sorted(set(parts))[:2]]
-            raise PackError(
-                f"{root}: several formats ({both[0]}, {both[1]}); --format jpg (or png, webp, npy) "
-                "makes them one"
-            )
-        numbers = {name: number for number, name in enumerate(named)}
+        self._root = root
+        paths = self._chosen(self._list(root, by_class=labels is None), globs)
+        numbers = self._by_file(paths, labels) if labels else self._by_folder(paths)
+        check_formats(root, {part_of_image(path): path for path in reversed(paths)}, reencode)
         width = max(6, len(str(len(paths) - 1)))
         self._inputs = [
             ImageInput(
-                f"{number:0{width}d}" if keys == "number" else _key_of(path),
+                f"{place:0{width}d}" if keys == "number" else key_of_path(path),
                 os.path.join(root, path),
-                part,
-                None if label is None else numbers[label],
+                part_of_image(path),
+                number,
             )
-            for number, (path, label, part) in enumerate(zip(paths, labels, parts, strict=True))
+            for place, (path, number) in enumerate(zip(paths, numbers, strict=True))
         ]
         self._files = Files.of(
-            [str(path) for path in paths], (stamp_of(image.path) for image in self._inputs)
+            paths, (stamp_of(image.path) for image in self._inputs), one_each=True
         )
-        escaped = sum("%" in item.key for item in self._inputs)
+        self.labels_crc = zlib.crc32(np.array(numbers, np.int64)) if labels else None
+        escaped = sum("%" in image.key for image in self._inputs)
         if escaped:
             self.notes.append(f"{escaped} keys had characters that were escaped as %XX")
         self._order = pack_order(len(paths), seed)
 
-    def _list(self, root: str) -> list[Path]:
+    def _list(self, root: str, *, by_class: bool) -> list[str]:
         if not os.path.isdir(root):
             what = "is a file, not a folder" if os.path.exists(root) else "no such folder"
             raise PackError(f"{root}: {what}")
         images, folders, others = [], [], 0
         for folder, files in walk(root):
-            below = Path(folder).relative_to(root)
+            below = PurePath(folder).relative_to(root)
             folders.append(below)
-            for name in files:
-                if _part_of_image(Path(name)) in IMAGE_SUFFIXES:
-                    images.append(below / name)
-                else:
-                    others += 1
+            found = [below / name for name in files if is_image(name)]
+            images += found
+            others += len(files) - len(found)
         if not images:
             raise PackError(
                 f"{root}: no images (files ending in .{', .'.join(IMAGE_SUFFIXES)}) there, "
                 f"{others} other files"
             )
-        found = {path.parts[0] for path in images if len(path.parts) > 1}
-        empty = sorted({folder.parts[0] for folder in folders if folder.parts} - found)
-        if found and empty:
+        classes = {path.parts[0] for path in images if len(path.parts) > 1}
+        empty = sorted({folder.parts[0] for folder in folders if folder.parts} - classes)
+        if classes and empty and by_class:
             # Left out in silence, it would shift the numbers of all classes after it.
             raise PackError(f"{root}/{empty[0]}: a class folder without an image; remove it")
         if others:
             self.notes.append(f"{others} files that are no images were left out")
-        return sorted(images, key=lambda path: path.parts)
+        return [str(path) for path in sorted(images, key=lambda path: path.parts)]
+
+    def _chosen(self, paths: list[str], globs: Globs) -> list[str]:
+        chosen = [path for path in paths if globs.accept(path, key_of_path(path))]
+        if not chosen:
+            raise PackError(
+                f"{self._root}: none of {len(paths)} images is left by --include and --exclude"
+            )
+        self.notes += globs.note(len(paths) - len(chosen))
+        return chosen
+
+    def _by_folder(self, paths: list[str]) -> list[int] | list[None]:
+        """The number of each path's first folder, where there are folders."""
+        folders = [path.partition("/")[0] if "/" in path else None for path in paths]
+        named = sorted({folder for folder in folders if folder is not None})
+        self.classes: Sequence[str] | None = named or None
+        if named and None in folders:
+            odd = paths[folders.index(None)]
+            raise PackError(
+                f"{self._root}: {odd} lies beside the class folders ({named[0]}, …), not in one"
+            )
+        numbers = {folder: number for number, folder in enumerate(named)}
+        if not named:
+            return [None] * len(paths)
+        return [numbers[folder] for folder in folders if folder is not None]
+
+    def _by_file(self, paths: list[str], file: str) -> list[int]:
+        """The number of each path's label in a file."""
+        labels = read_labels(file)
+        self.classes = labels.classes
+        names = ((path, str(PurePath(path).with_suffix("")), key_of_path(path)) for path in paths)
+        numbers = [
+            next((labels.numbers[n] for n in each if n in labels.numbers), None) for each in names
+        ]
+        without = numbers.count(None)
+        if without:
+            odd = paths[numbers.index(None)]
+            raise PackError(
+                f"{labels.name}: no label for {odd}"
+                + (f" and {without - 1} others" if without > 1 else "")
+                + "; a label for each path below the folder, with or without suffix, is wanted"
+            )
+        if len(labels.numbers) > len(paths):
+            self.notes.append(f"{len(labels.numbers) - len(paths)} labels belong to no image")
+        return [number for number in numbers if number is not None]
 
     def inputs(self) -> Sequence[ImageInput]:
         """See `Source`."""
@@ -184,9 +174,7 @@ class ImageFolder:
 
     def files(self) -> Files:
         """See `Listed`: in pack order, by their paths below the folder."""
-        names, order = self._files.names, np.array(self._order, np.int64)
-        sizes, marks = self._files.sizes[order], self._files.marks[order]
-        return Files([names[number] for number in self._order], sizes, marks)
+        return self._files.reordered(self._order)
 
     @property
     def place(self) -> Callable[[ImageInput], str]:
@@ -196,7 +184,11 @@ class ImageFolder:
     @property
     def portable(self) -> bool:
         """See `Source`: only decoding and encoding is worth another process."""
-        return self.load.transforms
+        return self.load.reencode.transforms
+
+    def key(self, given: ImageInput) -> str:
+        """See `KeyedSource`."""
+        return given.key
 
 
 class _InOrder(Sequence[ImageInput]):
@@ -214,26 +206,23 @@ class _InOrder(Sequence[ImageInput]):
         return self._images[number]._replace(stamp=stamp)
 
 
-def _part_of_image(path: Path) -> str:
-    suffix = path.suffix[1:].lower()
-    return "jpg" if suffix == "jpeg" else suffix
-
-
-def _key_of(path: Path) -> str:
-    return escape_key(str(path.with_suffix("")))
-
-
 def pack_images(
     source: str | os.PathLike[str],
     destination: str | os.PathLike[str],
     *,
     shard_size: int | str = "256MB",
+    labels: str | os.PathLike[str] | None = None,
     resize: int | None = None,
+    max_side: int | None = None,
     format: ImageFormat | None = None,
     quality: int = 90,
     shuffle: bool = True,
     seed: int = 0,
     keys: Keys = "path",
+    include: Sequence[str] = (),
+    exclude: Sequence[str] = (),
+    map: Map | None = None,
+    split: Mapping[str, float] | None = None,
     on_error: OnError = "raise",
     overwrite: bool = False,
     resume: bool = False,
@@ -250,21 +239,34 @@ def pack_images(
             `cls`, the number of the class.
         destination: Folder or URL; it must hold nothing yet.
         shard_size: Bytes of a shard, a number or such as "256MB" (decimal).
+        labels: A `.csv` (columns path and label, named in its first row) or a `.json` (one object)
+            that gives each image its label, by its path below the folder, with or without suffix.
+            Text becomes classes, sorted by name; integers are `cls` as they are. By default the
+            class is the first folder.
         resize: Pixels of the shorter side; by default images keep their bytes.
+        max_side: The most pixels of the longer side; smaller images keep their bytes.
         format: jpg, png, webp or npy, a uint8 array (3, height, width).
         quality: Of jpg and webp, 1 to 100, where images are encoded.
         shuffle: Pack in random order; a folder is sorted by class, and a stream mixes only what
             lies near.
         seed: Of that order.
         keys: "path" or "number".
+        include: Patterns (`*` matches slashes too) of paths below the folder; by default all.
+        exclude: Patterns of paths that are left out, as though they were not there.
+        map: A function, or what it is called (`module:function`, `file.py:function`): it gets each
+            sample, a dict with `__key__`, the image's bytes and `cls`, and returns a sample, a list
+            of samples or None. Those of a list are called KEY-0, KEY-1, … where it gives no keys.
+        split: How much goes where, such as `{"train": 0.9, "val": 0.1}`: a dataset for each below
+            the destination, divided by key as `ShardDataset.split` does.
         on_error: "raise", or "skip" to leave out what can't be read.
         overwrite: Replace the dataset that lies there.
-        resume: Go on with a pack that was not finished; the bytes are as if it had not ended.
+        resume: Go on with a pack that was not finished; the bytes are as if it had not ended, where
+            the function of `map` does what it did. Not with `split`.
         workers: Processes; by default all cores where images are encoded, none where they are not.
         executor: Use this `concurrent.futures` executor instead.
         start_method: Of those processes: fork, spawn or forkserver; the platform's default if None.
         storage_options: For fsspec.
-        progress: Called with samples done, samples in all, and bytes done.
+        progress: Called with inputs done, inputs in all, and bytes done.
 
     Returns:
         What was done.
@@ -275,29 +277,25 @@ def pack_images(
         SampleError: An image can't be read, and `on_error` is "raise".
         UsageError: The destination is not empty, or an argument breaks its rule.
     """
-    if keys not in ("path", "number"):
-        raise UsageError(f'keys is {keys!r}; it must be "path" or "number"')
-    if format not in (None, "jpg", "png", "webp", "npy"):
-        raise UsageError(f"format is {format!r}; it must be jpg, png, webp or npy")
-    if not 1 <= quality <= 100 or (resize is not None and resize < 1):
-        raise UsageError(f"quality {quality} must be 1 to 100, resize {resize} at least 1 pixel")
+    check_keys(keys)
+    reencode = Reencode(format, resize, max_side, quality)
     folder = ImageFolder(
         os.fspath(source),
         keys=keys,
         seed=seed if shuffle else None,
-        loader=ImageLoader(format, resize, quality),
+        reencode=reencode,
+        globs=Globs(tuple(include), tuple(exclude)),
+        labels=None if labels is None else os.fspath(labels),
     )
-    writer = ShardWriter(
+    return deliver(
+        folder,
         destination,
+        map=map,
+        split=split,
         shard_size=shard_size,
-        classes=folder.classes,
         overwrite=overwrite,
         resume=resume,
         storage_options=storage_options,
-    )
-    return pack(
-        folder,
-        writer,
         workers=workers,
         executor=executor,
         start_method=start_method,
@@ -305,10 +303,11 @@ def pack_images(
         progress=progress,
         about={
             "source": os.path.abspath(source),
-            "resize": resize,
-            "format": format,
-            "quality": quality,
+            **dataclasses.asdict(reencode),
             "seed": seed if shuffle else None,
             "keys": keys,
+            "include": list(include),
+            "exclude": list(exclude),
+            "labels": folder.labels_crc,
         },
     )

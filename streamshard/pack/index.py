@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-import fnmatch
 import hashlib
 import os
 import time
 import zlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from io import BufferedIOBase
 from typing import Any
 
-from braceexpand import braceexpand
-
-from streamshard.codec.base import Packed, Schema
+from streamshard.codec.base import Codec, Packed, Schema
 from streamshard.codec.registry import codec_of, part_of
-from streamshard.errors import DamagedError, PackError, SampleError, UsageError
+from streamshard.errors import DamagedError, PackError, SampleError
 from streamshard.pack.job import Summary
+from streamshard.pack.patterns import expand_names, samples_of, split_pattern
 from streamshard.pack.publish import write_manifest
 from streamshard.shard import tar
 from streamshard.shard.index import Cell, IndexBuilder
@@ -27,18 +25,6 @@ from streamshard.store.filesystem import open_store
 
 # What the index keeps of these is needed to read them; of the others it is good to know.
 _NEEDED_FACTS = ("int", "graph")
-
-
-def split_pattern(pattern: str) -> tuple[str, str]:
-    """The folder of a pattern of tars, and what is left for its files.
-
-    >>> split_pattern("data/train-{000..009}.tar"), split_pattern("data/")
-    (('data', 'train-{000..009}.tar'), ('data', '*.tar'))
-    """
-    if not pattern.endswith(".tar"):
-        return pattern.rstrip("/") or pattern, "*.tar"
-    folder, _, names = pattern.rpartition("/")
-    return folder or ".", names
 
 
 def index_tars(
@@ -69,17 +55,23 @@ def index_tars(
     folder, names = split_pattern(os.fspath(pattern))
     store = open_store(folder, storage_options)
     target = open_store(out, storage_options) if out else store
-    tars = _expand(store, names)
+    tars = expand_names(store, names)
     if target.exists(HEAD):
         raise PackError(f"{target.where} has an index already; remove {target.where}/{HEAD} first")
-    indexer = _Indexer(store, target, progress)
-    shards = [indexer.index(name) for name in tars]
-    parts = {
-        part_of(suffix): Part(suffix, codec_of(suffix).name, schema, suffix in indexer.optional)
-        for suffix, schema in indexer.schemas.items()
-    }
-    manifest = Manifest(parts, ShardTable.of(shards))
-    write_manifest(target, manifest, indexer.sizes)
+    indexer, sizes = Indexer(store), SizesBuilder()
+    shards: list[Shard] = []
+    samples = nbytes = 0
+    for name in tars:
+        shard, index = indexer.read(name)
+        shards.append(shard)
+        sizes.add(index)
+        with target.create(index_name(name)) as file:
+            file.write(index)
+        samples, nbytes = samples + shard.samples, nbytes + shard.nbytes
+        if progress:
+            progress(samples, None, nbytes)
+    manifest = Manifest(indexer.parts(), ShardTable.of(shards))
+    write_manifest(target, manifest, sizes)
     table = manifest.table
     notes = [f"{indexer.unread} parts could not be decoded"] if indexer.unread else []
     return Summary(
@@ -93,39 +85,60 @@ def index_tars(
     )
 
 
-def _expand(store: Store, names: str) -> list[str]:
-    """The tars that a pattern stands for: all of a brace pattern, what is there of a wildcard."""
-    try:
-        wanted = list(braceexpand(names))
-    except ValueError:
-        raise UsageError(f"{store.where}/{names}: unbalanced braces") from None
-    there = set(store.list())
-    found: list[str] = []
-    for name in wanted:
-        hits = sorted(fnmatch.filter(there, name)) if any(c in name for c in "*?[") else [name]
-        found += [hit for hit in hits if hit in there]
-        if not any(hit in there for hit in hits):
-            raise PackError(f"{store.where}/{name}: no such tar")
-    return found
+class Indexer:
+    """Reads tars one after another and remembers what holds for all their samples.
 
-
-class _Indexer:
-    """Reads tars one after another and remembers what holds for all their samples."""
+    Attributes:
+        unread: Parts that could not be decoded, and stayed bytes.
+    """
 
     def __init__(
         self,
         store: Store,
-        target: Store,
-        progress: Callable[[int, int | None, int], None] | None,
+        known: Mapping[str, Part] | None = None,
+        codec: Callable[[str], Codec] = codec_of,
     ) -> None:
-        self._store, self._target, self._progress = store, target, progress
-        self.schemas: dict[str, Schema] = {}
-        self.optional: set[str] = set()
-        self.sizes = SizesBuilder()
-        self.unread = self._samples = self._bytes = 0
+        """Begin with the first tar.
 
-    def index(self, name: str) -> Shard:
-        """Write the index of one tar."""
+        Args:
+            store: Where the tars lie.
+            known: Parts whose schema is known already.
+            codec: The codec of a suffix.
+        """
+        known = known or {}
+        self._store, self._codec = store, codec
+        self._schemas: dict[str, Schema] = {
+            part.suffix: dict(part.schema) for part in known.values()
+        }
+        self._codecs = {part.suffix: part.codec for part in known.values()}
+        self._optional = {part.suffix for part in known.values() if part.optional}
+        self._seen: dict[str, None] = {}
+        self._samples = 0
+        self.unread = 0
+
+    def parts(self) -> dict[str, Part]:
+        """What the samples are made of."""
+        return {
+            part_of(suffix): Part(
+                suffix,
+                self._codecs.get(suffix, codec_of(suffix).name),
+                schema,
+                suffix in self._optional,
+            )
+            for suffix, schema in self._schemas.items()
+        }
+
+    def note(self, suffixes: Iterable[str]) -> None:
+        """Take note of parts of a tar that need not be read: indexes have columns for them."""
+        self._seen |= dict.fromkeys(suffixes)
+
+    def read(self, name: str) -> tuple[Shard, bytes]:
+        """The next tar's row of the shard table, and its index.
+
+        Raises:
+            DamagedError: It is not whole, or no part of a dataset.
+            SampleError: A part is not what it must be.
+        """
         where = f"{self._store.where}/{name}"
         rows: dict[str, dict[str, Cell]] = {}
         with self._store.stream(name) as file:
@@ -135,29 +148,24 @@ class _Indexer:
                 if part_of(suffix) in cells:
                     raise DamagedError(f"{where}: key {key} has two parts {part_of(suffix)}")
                 cells[part_of(suffix)] = self._cell(file, member, key, suffix, where)
-            digest = _sha256(file)
+            digest = sha256_of(file)
         if not rows:
             raise DamagedError(f"{where}: no sample in it (files named key.part)")
-        parts = [part_of(suffix) for suffix in self.schemas]
-        builder = IndexBuilder(parts)
+        builder = IndexBuilder([part_of(suffix) for suffix in self._seen])
         for key, cells in rows.items():
-            self.optional |= {suffix for suffix in self.schemas if part_of(suffix) not in cells}
+            self._optional |= {suffix for suffix in self._schemas if part_of(suffix) not in cells}
             builder.add(key, cells)
+        self._samples += len(rows)
         index = builder.to_bytes()
-        self.sizes.add(index)
-        with self._target.create(index_name(name)) as out:
-            out.write(index)
-        self._samples, self._bytes = self._samples + len(rows), self._bytes + size
-        if self._progress:
-            self._progress(self._samples, None, self._bytes)
-        return Shard(name, len(rows), size, digest, hashlib.sha256(index).digest())
+        return Shard(name, len(rows), size, digest, hashlib.sha256(index).digest()), index
 
     def _cell(
         self, file: BufferedIOBase, member: tar.Member, key: str, suffix: str, where: str
     ) -> Cell:
         file.seek(member.offset)
         data = file.read(member.size)
-        codec = codec_of(suffix)
+        codec = self._codec(suffix)
+        self._seen[suffix] = None
         try:
             packed = codec.pack(data)
         except (ValueError, TypeError) as error:
@@ -167,47 +175,19 @@ class _Indexer:
                 ) from None
             self.unread += 1
             packed = Packed(data, {}, {})
-        if suffix in self.schemas:
+        if suffix in self._schemas:
             try:
-                self.schemas[suffix] = codec.merge(self.schemas[suffix], packed.schema)
+                self._schemas[suffix] = codec.merge(self._schemas[suffix], packed.schema)
             except ValueError as error:
                 raise SampleError(f"{where}: key {key}, part {suffix}: {error}") from None
         else:
-            self.schemas[suffix] = packed.schema
+            self._schemas[suffix] = packed.schema
             if self._samples:  # the shards before have none of it
-                self.optional.add(suffix)
+                self._optional.add(suffix)
         return Cell(member, zlib.crc32(data), packed.facts)
 
 
-def samples_of(
-    file: BufferedIOBase, size: int, where: str
-) -> Iterator[tuple[str, str, tar.Member]]:
-    """Key, part and member of everything in a tar that belongs to a sample.
-
-    Raises:
-        DamagedError: A key comes back after another one, or a sample has a part twice.
-    """
-    seen: set[str] = set()
-    current, suffixes = "", set[str]()
-    for member in tar.scan(file, size, where):
-        split = tar.split_name(member.name)
-        if split is None:
-            continue
-        key, suffix = split
-        if key != current:
-            if key in seen:
-                raise DamagedError(
-                    f"{where}: key {key} comes back at offset {member.header}; the parts of a "
-                    "sample lie side by side"
-                )
-            seen.add(key)
-            current, suffixes = key, set()
-        if suffix in suffixes:
-            raise DamagedError(f"{where}: key {key} has the part {suffix} twice")
-        suffixes.add(suffix)
-        yield key, suffix, member
-
-
-def _sha256(file: BufferedIOBase) -> bytes:
+def sha256_of(file: BufferedIOBase) -> bytes:
+    """The hash of a whole tar."""
     file.seek(0)
     return hashlib.file_digest(file, "sha256").digest()

@@ -31,7 +31,7 @@ _CHUNK = 32  # inputs that travel to a worker together
 _AHEAD = 2  # chunks in flight for each worker, which bounds the memory
 
 OnError = Literal["raise", "skip"]
-Progress = Callable[[int, int | None, int], None]  # samples done, samples in all, bytes done
+Progress = Callable[[int, int | None, int], None]  # inputs done, inputs in all, bytes done
 
 
 @dataclass
@@ -58,7 +58,7 @@ class Summary:
 
 
 class _Encoded(NamedTuple):
-    """What became of one input: key and parts, or why there are none; errors are values here."""
+    """What became of one sample: key and parts, or why there are none; errors are values here."""
 
     where: str  # in front of what the writer may have against it
     sample: tuple[str, dict[str, Packed]] | SampleError
@@ -68,19 +68,24 @@ class _Encoded(NamedTuple):
 class _EncodeChunk:
     """Loads and encodes some inputs."""
 
-    load: Callable[[Any], Sample]
+    load: Callable[[Any], Sample | list[Sample]]
     encoder: Encoder
     place: Callable[[Any], str] | None
 
-    def __call__(self, inputs: list[Any]) -> list[_Encoded]:
-        return [self._encode(given) for given in inputs]
+    def __call__(self, inputs: list[Any]) -> list[list[_Encoded]]:
+        return [self._load(given) for given in inputs]
 
-    def _encode(self, given: Any) -> _Encoded:
+    def _load(self, given: Any) -> list[_Encoded]:
+        """What one input gives: mostly one sample, none or several where `--map` says so."""
         where = f"{self.place(given)}: " if self.place else ""
         try:
-            sample = self.load(given)
+            loaded = self.load(given)
         except SampleError as error:  # which names the place itself
-            return _Encoded(where, error)
+            return [_Encoded(where, error)]
+        samples = loaded if isinstance(loaded, list) else [loaded]
+        return [self._encode(where, sample) for sample in samples]
+
+    def _encode(self, where: str, sample: Sample) -> _Encoded:
         try:
             return _Encoded(where, self.encoder(sample))
         except SampleError as error:
@@ -97,6 +102,7 @@ def pack(
     on_error: OnError = "raise",
     progress: Progress | None = None,
     about: Mapping[str, Any] | None = None,
+    goes_on: bool = True,
 ) -> Summary:
     """Write a source's samples and close the writer, which may be one that goes on.
 
@@ -111,6 +117,7 @@ def pack(
         progress: Called now and then.
         about: What of the source and its options decides the bytes, as JSON has them; a pack is
             gone on with only where that is the same.
+        goes_on: Whether errors may say that the pack can be gone on with.
 
     Raises:
         SampleError: An input can't be packed, and `on_error` is "raise".
@@ -121,11 +128,11 @@ def pack(
     if writer.is_closed:
         summary.notes = ["finished already: nothing was done"]
     else:
-        with _resumable(writer), writer:
+        with _resumable(writer, goes_on=goes_on), writer:
             if on_error not in ("raise", "skip"):
                 raise UsageError(f'on_error is {on_error!r}; it must be "raise" or "skip"')
             with _pool(executor, _workers(source, workers), start_method) as pool:
-                summary.skipped = _write(
+                journal = _write(
                     source,
                     writer,
                     about or {},
@@ -133,6 +140,9 @@ def pack(
                     may_skip=on_error == "skip",
                     progress=progress,
                 )
+                summary.skipped = journal.skipped
+        if journal.dropped:
+            summary.notes = [*summary.notes, f"{journal.dropped} inputs were dropped by --map"]
     table = writer.manifest.table
     summary.samples, summary.shards = len(writer.manifest), len(table)
     summary.bytes, summary.fingerprint = int(table.nbytes.sum()), writer.manifest.fingerprint
@@ -148,37 +158,40 @@ def _write(
     *,
     may_skip: bool,
     progress: Progress | None,
-) -> list[str]:
-    """Write what is not written yet; why inputs were skipped, all of them."""
+) -> Journal:
+    """Write what is not written yet; the journal tells what was taken, all in all."""
     inputs = source.inputs()
     total = len(inputs) if isinstance(inputs, Sized) else None
     encode = _EncodeChunk(source.load, Encoder(source.codecs), source.place)
     files = source.files() if isinstance(source, Listed) else None
     journal = writer.begin({**about, "inputs": total}, files)
-    for encoded in _encoded(_still_due(inputs, encode, journal), encode, pool):
-        try:
-            _append(encoded, writer)
-            journal.note()
-        except SampleError as error:
-            if not may_skip:
-                raise
-            journal.note(str(error))
+    for several in _encoded(_still_due(inputs, encode, journal), encode, pool):
+        for encoded in several[journal.within :]:  # of the first, some may be in a finished shard
+            try:
+                _append(encoded, writer)
+                journal.note()
+            except SampleError as error:
+                if not may_skip:
+                    raise
+                journal.note(str(error))
+        journal.end_input()
         if progress:
             progress(journal.inputs, total, writer.bytes_written)
     if journal.skipped and not writer.samples:
         raise PackError(f"no sample was written: {journal.skipped[0]}")
-    return journal.skipped
+    return journal
 
 
 def _still_due(inputs: Iterable[Any], encode: _EncodeChunk, journal: Journal) -> Iterable[Any]:
-    """The inputs that are not in a finished shard; the last that is must give the same bytes."""
-    if not journal.inputs:
+    """The inputs not whole in finished shards; the last sample there must have the same bytes."""
+    if journal.last < 0:
         return inputs
     after = getattr(inputs, "after", None)
     rest = after(journal.last) if after else itertools.islice(inputs, journal.last, None)
     for given in itertools.islice(rest, 1):
-        last = encode([given])[0]
-        if not isinstance(last.sample, SampleError) and journal.is_last(*last.sample):
+        if _gives_last(encode([given])[0], journal):
+            if journal.last == journal.inputs:  # some samples of it are still due
+                return itertools.chain([given], rest)
             return itertools.islice(rest, journal.inputs - journal.last - 1, None)
     raise PackError(
         f"input {journal.last} of the source is not what is in the last finished shard: the source "
@@ -186,13 +199,22 @@ def _still_due(inputs: Iterable[Any], encode: _EncodeChunk, journal: Journal) ->
     )
 
 
+def _gives_last(samples: list[_Encoded], journal: Journal) -> bool:
+    """Whether an input gives, where it did, the last sample of what is finished."""
+    taken = journal.within if journal.last == journal.inputs else 0
+    if len(samples) < max(journal.last_within + 1, taken):
+        return False
+    last = samples[journal.last_within].sample
+    return not isinstance(last, SampleError) and journal.is_last(*last)
+
+
 @contextlib.contextmanager
-def _resumable(writer: ShardWriter) -> Iterator[None]:
+def _resumable(writer: ShardWriter, *, goes_on: bool) -> Iterator[None]:
     """Name the remedy where a pack can go on from what is finished."""
     try:
         yield
     except (StoreError, SampleError, WorkerError) as error:
-        if not (writer.shards or isinstance(error, StoreError)):
+        if not goes_on or not (writer.shards or isinstance(error, StoreError)):
             raise
         done = f"{writer.shards} shard{'s are' if writer.shards != 1 else ' is'} finished"
         raise type(error)(f"{error}; {done}: --resume (resume=True) goes on") from None
@@ -236,14 +258,14 @@ def _pool(
 
 def _encoded(
     inputs: Iterable[Any], encode: _EncodeChunk, pool: Executor | None
-) -> Iterator[_Encoded]:
-    """Encoded samples in the order of their inputs, a bounded number of chunks ahead."""
+) -> Iterator[list[_Encoded]]:
+    """The encoded samples of each input, in order, a bounded number of chunks ahead."""
     if pool is None:
         for given in inputs:
             yield from encode([given])
         return
     ahead = _AHEAD * getattr(pool, "_max_workers", 2)
-    pending: deque[Future[list[_Encoded]]] = deque()
+    pending: deque[Future[list[list[_Encoded]]]] = deque()
     for chunk in chunks(inputs, _CHUNK):
         pending.append(pool.submit(encode, chunk))
         if len(pending) > ahead:

@@ -46,15 +46,21 @@ class Line(NamedTuple):
 
     Attributes:
         shard: Its row in the shard table.
-        inputs: How many inputs went into this and all shards before, skipped ones counted.
-        last: The number of the input that became the last sample.
-        skipped: Why inputs were skipped, since the line before.
+        inputs: How many inputs are whole in this and all shards before, or were left out.
+        within: How many samples of the input after them were taken; it goes on in the next shard.
+        last: The number of the input that the last sample is of.
+        last_within: The number of the last sample among those of its input.
+        dropped: How many of the inputs gave no sample.
+        skipped: Why samples were skipped, since the line before.
         schemas: By part, of all samples so far.
     """
 
     shard: Shard
     inputs: int
+    within: int
     last: int
+    last_within: int
+    dropped: int
     skipped: list[str]
     schemas: dict[str, Schema]
 
@@ -81,9 +87,12 @@ class Journal:
     """The journal of one destination.
 
     Attributes:
-        inputs: How many were taken so far.
-        last: The number of the input that became the last sample; -1 if there is none.
-        skipped: Why inputs were skipped, all of them.
+        inputs: How many were taken so far, each with all of its samples.
+        within: How many samples were taken of the input after them.
+        last: The number of the input that the last sample is of; -1 if there is none.
+        last_within: The number of the last sample among those of its input.
+        dropped: How many of the inputs gave no sample.
+        skipped: Why samples were skipped, all of them.
     """
 
     def __init__(self, store: Store) -> None:
@@ -94,7 +103,8 @@ class Journal:
         self._told = 0  # skipped inputs that are in a line
         self._lies_there = False
         self._last_shard = ""
-        self.inputs, self.last = 0, -1
+        self.inputs = self.within = self.last_within = self.dropped = 0
+        self.last = -1
         self.skipped: list[str] = []
 
     def __len__(self) -> int:
@@ -120,7 +130,7 @@ class Journal:
         self._compare(head, [name for name in {**head, **self._about} if name != "inputs"])
         lines = list(read_lines(self._store))
         if lines:
-            self._check_files(lines[-1].inputs)
+            self._check_files(lines[-1].inputs + bool(lines[-1].within))
             self._compare(head, ["inputs"])
         return lines
 
@@ -139,8 +149,10 @@ class Journal:
         self.skipped = [reason for line in lines for reason in line.skipped]
         self._told = len(self.skipped)
         if lines:
-            self.inputs, self.last = lines[-1].inputs, lines[-1].last
-            self._last_shard = lines[-1].shard.name
+            line = lines[-1]
+            self.inputs, self.within, self.dropped = line.inputs, line.within, line.dropped
+            self.last, self.last_within = line.last, line.last_within
+            self._last_shard = line.shard.name
 
     def is_last(self, key: str, packed: Mapping[str, Packed]) -> bool:
         """Whether this is, byte for byte, the last sample of what was taken over."""
@@ -166,8 +178,7 @@ class Journal:
             then = Files.from_buffer(self._store.map(FILES), where)
         except (DamagedError, KeyError, NotFoundError) as error:
             raise PackError(f"{where}: not a list of files ({error}); {_ANEW}") from None
-        one_each = len(self._files.names) == self._about.get("inputs")
-        what = difference(then, self._files, inputs if one_each else None)
+        what = difference(then, self._files, inputs if self._files.one_each else None)
         if what:
             raise PackError(
                 f"{self._store.where}: the source is not what it was when the pack began: "
@@ -184,16 +195,30 @@ class Journal:
         self._lies_there = True
 
     def note(self, reason: str | None = None) -> None:
-        """An input was taken: it is in a shard, or was skipped for a reason."""
+        """A sample of the input was taken: it is in a shard, or was skipped for a reason."""
         if reason is None:
-            self.last = self.inputs
+            self.last, self.last_within = self.inputs, self.within
         else:
             self.skipped.append(reason)
-        self.inputs += 1
+        self.within += 1
+
+    def end_input(self) -> None:
+        """All samples of the input were taken; there may be none."""
+        self.dropped += not self.within
+        self.inputs, self.within = self.inputs + 1, 0
 
     def add(self, shard: Shard, schemas: dict[str, Schema]) -> None:
         """A shard is finished."""
-        line = Line(shard, self.inputs, self.last, self.skipped[self._told :], schemas)
+        line = Line(
+            shard=shard,
+            inputs=self.inputs,
+            within=self.within,
+            last=self.last,
+            last_within=self.last_within,
+            dropped=self.dropped,
+            skipped=self.skipped[self._told :],
+            schemas=schemas,
+        )
         self._write(line_name(shard.name), line.to_bytes())
         self._lines.append(line_name(shard.name))
         self._told = len(self.skipped)

@@ -14,7 +14,6 @@ A single number becomes a tensor of one; an empty list has the width that the ot
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from itertools import chain
@@ -22,9 +21,11 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from streamshard.codec.pyg import check_name
 from streamshard.errors import PackError
 from streamshard.pack.files import Files
 from streamshard.pack.graph_files import GraphReader
+from streamshard.pack.lines import jsonl_rows, parse_object
 from streamshard.pack.rows import Row, RowFile
 
 if TYPE_CHECKING:
@@ -71,12 +72,9 @@ class JsonlGraphs(GraphReader):
         self.notes = []
         self._rows = RowFile(url)
         seen: dict[str, _Seen] = {}
-        offset = 0
-        for number, line in enumerate(self._rows.lines(), 1):
-            if line.strip():
-                self._rows.add(number, offset, len(line))
-                _look_at(line, seen)
-            offset += len(line)
+        for extent, line in jsonl_rows(self._rows):
+            self._rows.add(*extent)
+            _look_at(line, seen)
         if not len(self._rows):
             raise PackError(f"{self._rows.name}: no line in it; one JSON object a line is wanted")
         self._forms = {name: _form(name, known) for name, known in seen.items()}
@@ -107,39 +105,23 @@ class _ReadLine:
     def __call__(self, row: Row) -> tuple[Data, dict[str, Any]]:
         from torch_geometric.data import Data
 
-        fields = _parse(row.read())
+        fields = parse_object(row.read())
         graph, rest = Data(), {}
         for name, value in fields.items():
             if name == _NODES:
                 graph.num_nodes = _count(value)
             elif name in self.forms:
+                check_name(name)
                 graph[name] = _tensor(name, value, self.forms[name])
             else:
                 rest[name] = value
         return graph, rest
 
 
-def _parse(line: bytes) -> dict[str, Any]:
-    """The object of one line.
-
-    Raises:
-        ValueError: It is not one.
-    """
-    try:
-        value = json.loads(line)
-    except RecursionError:
-        raise ValueError("JSON nested too deep") from None
-    except ValueError as error:
-        raise ValueError(f"not JSON: {error}") from None
-    if not isinstance(value, dict):
-        raise ValueError(f"a {type(value).__name__}; one JSON object a line is wanted")
-    return value
-
-
 def _look_at(line: bytes, seen: dict[str, _Seen]) -> None:
     """Add a line's fields to what was seen; a line that is no object fails when it is due."""
     try:
-        fields = _parse(line)
+        fields = parse_object(line)
     except ValueError:
         return
     for name, value in fields.items():

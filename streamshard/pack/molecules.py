@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import csv
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -12,6 +11,7 @@ import torch
 from streamshard.errors import PackError, UsageError
 from streamshard.pack.files import Files
 from streamshard.pack.graph_files import GraphReader
+from streamshard.pack.lines import ParseCells, check_columns, csv_rows
 from streamshard.pack.rows import Row, RowFile
 
 if TYPE_CHECKING:
@@ -51,19 +51,11 @@ class Molecules(GraphReader):
     def _find_rows(self) -> list[str]:
         """Note where each row begins; the names of the columns."""
         header: list[str] = []
-        lines = _Lines(self._rows)
-        reader = csv.reader(lines, strict=True)
-        line, offset = 0, 0
-        try:
-            for cells in reader:
-                if cells and not header:
-                    header = cells
-                elif cells:
-                    self._rows.add(line + 1, offset, lines.offset - offset)
-                line, offset = reader.line_num, lines.offset
-        except csv.Error as error:
-            # Where the quotes are wrong, nothing tells where the next row begins.
-            raise PackError(f"{self._rows.name}:{line + 1}: {error}") from None
+        for extent, cells in csv_rows(self._rows):
+            if header:
+                self._rows.add(*extent)
+            else:
+                header = cells
         if not len(self._rows):
             raise PackError(f"{self._rows.name}: no row in it below the names of the columns")
         return header
@@ -83,21 +75,6 @@ class Molecules(GraphReader):
     def read(self) -> Any:
         """See `GraphReader`."""
         return self._columns.read
-
-
-class _Lines:
-    """The lines of a file as text, and how many bytes of it were given so far."""
-
-    def __init__(self, file: RowFile) -> None:
-        self._file, self.offset = file, 0
-
-    def __iter__(self) -> Iterator[str]:
-        for data in self._file.lines():
-            begins = self.offset == 0
-            self.offset += len(data)
-            # What is no UTF-8 fails when its row is due.
-            text = data.decode("utf-8", "surrogateescape")
-            yield text.removeprefix("\ufeff") if begins else text
 
 
 @dataclass(frozen=True)
@@ -120,12 +97,7 @@ class _Columns:
         Raises:
             UsageError: See above.
         """
-        for name in (self.smiles, *self.targets):
-            if name not in self.names:
-                raise UsageError(f"{file}: no column {name!r}; it has {', '.join(self.names)}")
-        for name in self.names:
-            if self.names.count(name) > 1:
-                raise UsageError(f"{file}: the column {name!r} is there twice; rename one")
+        check_columns(file, self.names, (self.smiles, *self.targets))
         if _SMILES in self.names and _SMILES not in (self.smiles, *self.targets):
             raise UsageError(
                 f"{file}: --smiles is {self.smiles!r}, which is kept as 'smiles', and there is "
@@ -133,10 +105,7 @@ class _Columns:
             )
 
     def read(self, row: Row) -> tuple[Data, dict[str, Any]]:
-        cells = next(csv.reader([row.read().decode()], strict=True))
-        if len(cells) != len(self.names):
-            raise ValueError(f"{len(cells)} columns; the first row names {len(self.names)}")
-        rest = dict(zip(self.names, cells, strict=True))
+        rest = ParseCells(tuple(self.names))(row.read())
         graph = _molecule(rest.pop(self.smiles))
         if self.targets:
             values = [_number(name, rest.pop(name)) for name in self.targets]

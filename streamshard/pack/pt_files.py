@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 import torch
 
+from streamshard.codec.pyg import check_name
 from streamshard.errors import PackError
 from streamshard.pack.files import Files, Stamp, check_unchanged, stamp_of
 from streamshard.pack.graph_files import GraphReader
@@ -89,7 +90,11 @@ class PtFolder(GraphReader):
     def files(self, seed: int | None) -> Files:
         """See `GraphReader`."""
         order = pack_order(len(self._paths), seed)
-        return Files.of([self._paths[n] for n in order], [self._stamps[n] for n in order])
+        return Files.of(
+            [self._paths[n] for n in order],
+            [self._stamps[n] for n in order],
+            one_each=len(self) == len(self._paths),
+        )
 
     @property
     def read(self) -> Any:
@@ -179,6 +184,8 @@ def _as_graph(value: Any) -> Data:
         return value
     if isinstance(value, Mapping) and all(isinstance(name, str) for name in value):
         tensors = [name for name, field in value.items() if isinstance(field, torch.Tensor)]
+        for name in tensors:
+            check_name(name)
         if tensors:
             return Data(**value)
         raise ValueError(f"a dict without a tensor; {_REMEDY}")

@@ -16,12 +16,20 @@ def write_manifest(store: Store, manifest: Manifest, sizes: SizesBuilder) -> Man
     Returns:
         The manifest as it was written.
     """
-    files = {}
-    if sizes.has_graphs:
-        files[SIZES] = sizes.to_bytes()
-        digest = hashlib.sha256(files[SIZES]).hexdigest()
-        manifest = dataclasses.replace(manifest, sizes_sha256=digest)
-    for name, data in {**files, **manifest.to_files()}.items():
+    manifest, files = manifest_files(manifest, sizes)
+    for name, data in files.items():
         with store.create(name) as file:
             file.write(data)
     return manifest
+
+
+def manifest_files(
+    manifest: Manifest, sizes: SizesBuilder | None
+) -> tuple[Manifest, dict[str, bytes]]:
+    """What `write_manifest` writes, by name and in order; without sizes of graphs where None."""
+    files = {}
+    if sizes and sizes.has_graphs:
+        files[SIZES] = sizes.to_bytes()
+        digest = hashlib.sha256(files[SIZES]).hexdigest()
+        manifest = dataclasses.replace(manifest, sizes_sha256=digest)
+    return manifest, {**files, **manifest.to_files()}

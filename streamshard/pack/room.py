@@ -8,16 +8,20 @@ from collections.abc import Collection
 from streamshard.errors import UsageError
 from streamshard.pack.journal import JOURNAL
 from streamshard.pack.lock import LOCK, Lock, take_lock
+from streamshard.shard.interop import ENERGON, ENERGON_FILES
 from streamshard.shard.manifest import FOLDER, HEAD
 from streamshard.store.base import Store
 
-_SHARD_RULE = re.compile(r"^shard-\d{6,}\.tar$|^\.shard-\d{6,}\.tar\.\d+\.tmp$")
+_SHARD_RULE = re.compile(
+    r"^shard-\d{6,}(\.tar|\.idx|\.tar\.idx)$|^\.shard-\d{6,}\.(tar|idx|tar\.idx)\.\d+\.tmp$"
+)
 _JOURNAL_RULE = re.compile(
     r"journal\.(json|safetensors)|shard-\d{6,}\.journal\.json|pack\.lock|\..*\.\d+\.tmp"
 )
 _SIDECAR_RULE = re.compile(
-    r"(manifest\.json|(shards|sizes)\.safetensors|shard-\d{6,}\.index\.safetensors)"
-    r"|\.(manifest|shard|sizes).*\.\d+\.tmp"
+    r"(manifest(\.damaged)?\.json|wids\.json|(shards|sizes)\.safetensors"
+    r"|shard-\d{6,}\.index\.safetensors)"
+    r"|\.(manifest|wids|shard|sizes).*\.\d+\.tmp"
 )
 
 
@@ -82,9 +86,9 @@ def _refuse(store: Store, *, overwrite: bool, resume: bool, is_begun: bool) -> N
 
 
 def _names(store: Store) -> list[str]:
-    """What lies at a destination and in its `.streamshard`, but for the lock."""
-    sidecars = [f"{FOLDER}/{name}" for name in store.list(FOLDER)]
-    tops = [name for name in store.list() if name != FOLDER]
+    """What lies at a destination and in its folders of sidecars, but for the lock."""
+    sidecars = [f"{folder}/{name}" for folder in (FOLDER, ENERGON) for name in store.list(folder)]
+    tops = [name for name in store.list() if name not in (FOLDER, ENERGON)]
     return [*(name for name in sidecars if name != LOCK), *tops]
 
 
@@ -98,7 +102,14 @@ def _is_ours(name: str) -> bool:
     folder, _, last = name.rpartition("/")
     if not folder:
         return bool(_SHARD_RULE.fullmatch(last))
+    if folder == ENERGON:
+        return _is_energon(last)
     return bool(_SIDECAR_RULE.fullmatch(last)) or _is_passing(name)
+
+
+def _is_energon(name: str) -> bool:
+    """Whether an export makes such a file in Energon's folder, or leaves it when killed."""
+    return re.sub(r"^\.(.*)\.\d+\.tmp$", r"\1", name) in ENERGON_FILES
 
 
 def make_room(store: Store, *, overwrite: bool) -> None:

@@ -9,9 +9,9 @@ import tempfile
 import weakref
 import zlib
 from array import array
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from io import BufferedIOBase
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import IO, Any, NamedTuple, cast
 
 from streamshard.errors import PackError
@@ -58,6 +58,45 @@ class Row(NamedTuple):
         return data
 
 
+class LocalFile:
+    """A file on this machine, which goes with this object where it is a temporary copy.
+
+    Attributes:
+        name: What it is called in errors.
+        path: Where it lies.
+        temporary: Whether it is such a copy.
+    """
+
+    def __init__(self, name: str, path: str, *, temporary: bool) -> None:
+        self.name, self.path, self.temporary = name, path, temporary
+        if temporary:  # unpickling, in another process, does not come here
+            weakref.finalize(self, _unlink, path, os.getpid())
+
+
+def _unlink(path: str, made_in: int) -> None:
+    """Remove a temporary file, but not from a fork of the process that made it."""
+    if os.getpid() == made_in:
+        os.unlink(path)
+
+
+def local_file(url: str, options: Mapping[str, Any] | None = None) -> LocalFile:
+    """A file, or where it is remote or compressed, a temporary local copy, unpacked.
+
+    Args:
+        url: A path or URL.
+        options: For fsspec.
+
+    Raises:
+        StoreError: It can't be read.
+        PackError: Its compression is unknown, or it ends too early.
+    """
+    name = redact(url)
+    if is_compressed(name) or (HAS_SCHEME.match(url) and not url.startswith("file://")):
+        return LocalFile(name, _copy(url, name, options), temporary=True)
+    path = str(Path(url.removeprefix("file://")).expanduser())
+    return LocalFile(name, path, temporary=False)
+
+
 class RowFile:
     """A text file and where its rows lie, 24 bytes of memory a row.
 
@@ -68,22 +107,21 @@ class RowFile:
         name: What the file is called in errors: its path, or its URL without secrets.
     """
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, file: str | LocalFile) -> None:
         """Find the file.
+
+        Args:
+            file: Its path or URL, or the file itself.
 
         Raises:
             StoreError: It can't be read.
             PackError: Its compression is unknown, or it ends too early.
         """
-        self.name = redact(url)
-        if is_compressed(self.name) or (HAS_SCHEME.match(url) and not url.startswith("file://")):
-            self._path = _copy(url, self.name)
-            weakref.finalize(self, os.unlink, self._path)
-            self._listed = stamp_of_bytes(self._path)  # the copy's time is our own
-        else:
-            self._path = str(Path(url.removeprefix("file://")).expanduser())
-            self._listed = stamp_of(self._path)
+        self._local = local_file(file) if isinstance(file, str) else file
+        self.name, self._path = self._local.name, self._local.path
         self._stamp = stamp_of(self._path)
+        # The time of a temporary copy is our own.
+        self._listed = stamp_of_bytes(self._path) if self._local.temporary else self._stamp
         self._lines, self._offsets, self._nbytes = array("q"), array("q"), array("q")
 
     def lines(self) -> Iterator[bytes]:
@@ -114,16 +152,28 @@ def is_compressed(name: str) -> bool:
     return _compression(name) is not None
 
 
+def kind_of(url: str) -> str:
+    """The last suffix of a file but for that of a compression, in lower case.
+
+    >>> kind_of("s3://bucket/table.CSV.gz?version=2")
+    '.csv'
+    """
+    path = PurePosixPath(redact(url).lower())
+    return path.with_suffix("").suffix if is_compressed(path.name) else path.suffix
+
+
 def _compression(name: str) -> str | None:
     from fsspec.utils import infer_compression  # takes 0.1 s, which other sources do without
 
+    if name.lower().endswith(".tgz"):
+        return "gzip"
     return cast("str | None", infer_compression(name))
 
 
-def _copy(url: str, name: str) -> str:
+def _copy(url: str, name: str, options: Mapping[str, Any] | None) -> str:
     """The path of a local copy of a file, unpacked."""
     folder, _, last = url.rpartition("/")
-    store = open_store(folder or ("/" if url.startswith("/") else "."))
+    store = open_store(folder or ("/" if url.startswith("/") else "."), options)
     with store.stream(last) as source, contextlib.ExitStack() as undo:
         handle, path = tempfile.mkstemp(prefix="streamshard-")
         undo.callback(os.unlink, path)

@@ -38,8 +38,8 @@ class Source(Protocol):
         """The inputs in the order in which they are packed; sized where that is known."""
 
     @property
-    def load(self) -> Callable[[Any], Sample]:
-        """Turns one input into a sample; picklable where `portable`."""
+    def load(self) -> Callable[[Any], Sample | list[Sample]]:
+        """Turns one input into a sample or a list of them; picklable where `portable`."""
 
     @property
     def place(self) -> Callable[[Any], str] | None:
@@ -48,6 +48,13 @@ class Source(Protocol):
     @property
     def portable(self) -> bool:
         """Whether `load` is worth sending to other processes."""
+
+
+class KeyedSource(Source, Protocol):
+    """A source that knows the key of an input before it is loaded."""
+
+    def key(self, given: Any) -> str:
+        """The key of the sample that an input gives."""
 
 
 def pack_order(length: int, seed: int | None) -> Sequence[int]:

@@ -8,23 +8,19 @@ module:callable     or file.py:callable; --arg NAME=VALUE for each of its argume
 
 from __future__ import annotations
 
-import contextlib
-import importlib
-import importlib.util
 import inspect
 import json
 import os
-import sys
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from pathlib import Path, PurePosixPath
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from streamshard.errors import UsageError
+from streamshard.pack.callables import callable_of
 from streamshard.pack.graph_files import GraphReader
 from streamshard.pack.jsonl import JsonlGraphs
 from streamshard.pack.molecules import Molecules
 from streamshard.pack.pt_files import PtFolder
-from streamshard.pack.rows import is_compressed
+from streamshard.pack.rows import kind_of
 from streamshard.store.base import redact
 
 KINDS = "a .csv with --smiles, a .jsonl, a folder of .pt files, module:callable or file.py:callable"
@@ -51,7 +47,7 @@ def graphs_of(
         PackError: There is nothing to pack in it.
         StoreError: It can't be read.
     """
-    suffix = _suffix(spec)
+    suffix = kind_of(spec)
     if suffix != ".csv" and (smiles is not None or targets):
         raise UsageError(f"{redact(spec)}: --smiles and --target are for a .csv")
     is_callable = suffix not in (".csv", ".jsonl") and not os.path.isdir(spec)
@@ -66,12 +62,6 @@ def graphs_of(
     if suffix == ".jsonl":
         return JsonlGraphs(spec)
     return call_spec(spec, args or {}) if is_callable else PtFolder(spec)
-
-
-def _suffix(spec: str) -> str:
-    """The last suffix but for that of a compression, in lower case."""
-    path = PurePosixPath(redact(spec).lower())
-    return path.with_suffix("").suffix if is_compressed(path.name) else path.suffix
 
 
 def parse_args(texts: Sequence[str]) -> dict[str, Any]:
@@ -103,12 +93,7 @@ def call_spec(spec: str, args: Mapping[str, Any]) -> Iterable[Any]:
         UsageError: The spec does not lead to a callable that takes these arguments, or what it
             returns is not several graphs.
     """
-    place, colon, name = spec.rpartition(":")
-    if not colon or not place or not name.isidentifier():
-        raise UsageError(f"{redact(spec)!r} is not a graph source; {KINDS} is")
-    function = getattr(_module(place), name, None)
-    if not callable(function):
-        raise UsageError(f"{spec}: there is no callable {name!r} in {place}")
+    function = callable_of(spec, f"is not a graph source; {KINDS} is")
     _check_args(spec, function, args)
     graphs = function(**args)
     readable = isinstance(graphs, Iterable) or hasattr(graphs, "__getitem__")
@@ -127,33 +112,3 @@ def _check_args(spec: str, function: Callable[..., Any], args: Mapping[str, Any]
         signature.bind(**args)
     except TypeError as error:
         raise UsageError(f"{spec}: {error}; --arg NAME=VALUE gives arguments") from None
-
-
-def _module(place: str) -> Any:
-    if place.endswith(".py"):
-        if not os.path.isfile(place):
-            raise UsageError(f"{place}: no such file")
-        module_spec = importlib.util.spec_from_file_location(Path(place).stem, place)
-        assert module_spec
-        assert module_spec.loader
-        module = importlib.util.module_from_spec(module_spec)
-        sys.modules[module_spec.name] = module  # dataclasses look themselves up there
-        with _imported_from(os.path.dirname(os.path.abspath(place))):
-            module_spec.loader.exec_module(module)
-        return module
-    if place.startswith("."):
-        raise UsageError(f"{place}: relative modules are not looked up; give the whole name")
-    with _imported_from(os.getcwd()):
-        try:
-            return importlib.import_module(place)
-        except ModuleNotFoundError as error:
-            raise UsageError(f"{place}: no module named {error.name!r}") from None
-
-
-@contextlib.contextmanager
-def _imported_from(folder: str) -> Iterator[None]:
-    sys.path.insert(0, folder)
-    try:
-        yield
-    finally:
-        sys.path.remove(folder)

@@ -139,7 +139,9 @@ class ShardWriter:
             StoreError: It can't be written; nothing more can, and what is finished can be resumed.
         """
         self.append(*self._encode(sample))
-        self.begin().note()
+        journal = self.begin()
+        journal.note()
+        journal.end_input()
 
     def append(self, key: str, packed: Mapping[str, Packed]) -> None:
         """Append what an `Encoder` made of a sample, in this process or another."""
@@ -231,7 +233,7 @@ class ShardWriter:
     ) -> None:
         if kind is None:
             self.close()
-        elif not self.is_closed:
+        elif not (self.is_closed or self._failed):
             self._give_up()
 
     def _refuse_if_over(self) -> None:

@@ -201,12 +201,9 @@ class MixedOrder:
         lanes = np.arange(self._rule.lanes, dtype=np.int64) * grain
         begun, whichever = np.unique(turns, return_inverse=True)
         # What all lanes gave in the turns before: lane l had the places from l * grain on.
+        at_first = int(before(source, lanes).sum())
         given = np.array(
-            [
-                (before(source, lanes + turn * grain) - before(source, lanes)).sum()
-                for turn in begun
-            ],
-            np.int64,
+            [int(before(source, lanes + turn * grain).sum()) - at_first for turn in begun], np.int64
         )
         return given[whichever] + before(source, places) - before(source, turns * grain)
 

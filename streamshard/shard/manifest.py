@@ -249,7 +249,7 @@ def read_manifest(source: Source, where: str) -> Manifest:
         DatasetError: The format version is not this one.
         DamagedError: Head and table do not fit together.
     """
-    head = _read_head(source.map(HEAD), where)
+    head = read_head(source, where)
     data = source.map(TABLE)
     if hashlib.sha256(data).hexdigest() != head["table_sha256"]:
         raise DamagedError(f"{where}/{TABLE}: not the table that the manifest was written with")
@@ -267,9 +267,16 @@ def read_manifest(source: Source, where: str) -> Manifest:
     return manifest
 
 
-def _read_head(data: NDArray[np.uint8], where: str) -> dict[str, Any]:
+def read_head(source: Source, where: str) -> dict[str, Any]:
+    """The head alone, as it was written.
+
+    Raises:
+        DatasetError: The format version is not this one.
+        DamagedError: It is not whole.
+    """
+    data = source.map(HEAD).tobytes()
     try:
-        head = json.loads(data.tobytes())
+        head = json.loads(data)
         is_whole = head.get("head_sha256") == _head_hash(head)
         is_ours = head["format"] == "streamshard" and {"version", "table_sha256"} <= set(head)
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:

@@ -6,7 +6,7 @@ import contextlib
 import mmap
 import os
 import stat
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from io import BufferedIOBase
 from pathlib import Path
 from typing import BinaryIO
@@ -131,9 +131,10 @@ class LocalFile:
 
     def close(self) -> None:
         """See `File`."""
-        if self._fd >= 0:
-            os.close(self._fd)
-            self._fd = -1
+        self.__del__()
 
-    def __del__(self) -> None:
-        self.close()
+    def __del__(self, close: Callable[[int], None] = os.close) -> None:
+        # Bound, since at the interpreter's end modules may be gone before this is.
+        if self._fd >= 0:
+            close(self._fd)
+            self._fd = -1

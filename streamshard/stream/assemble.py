@@ -59,7 +59,13 @@ class Assembler:
     """Makes blocks for one choice of parts, decoders and transform."""
 
     def __init__(
-        self, sources: Sequence[Source], *, parts: Parts, on_error: OnError, seed: int
+        self,
+        sources: Sequence[Source],
+        *,
+        parts: Parts,
+        on_error: OnError,
+        seed: int,
+        with_source: bool,
     ) -> None:
         """Resolve the parts.
 
@@ -68,6 +74,7 @@ class Assembler:
             parts: None for all, a name, or names.
             on_error: "raise" or "skip".
             seed: Of the augmentations.
+            with_source: Whether `"__source__"` is a part.
 
         Raises:
             UsageError: A part is asked for that there is not, or sources don't go together.
@@ -76,12 +83,13 @@ class Assembler:
             raise UsageError(f'on_error is {on_error!r}; it must be "raise" or "skip"')
         self._sources, self._parts, self._seed = sources, parts, seed
         self._on_error = on_error
-        asked = _asked(sources, parts)
-        self._plain = [part for part in asked if part not in (KEY, MASK, SOURCE)]
+        special = {KEY, MASK, SOURCE} if with_source else {KEY, MASK}
+        asked = _asked(sources, parts, special)
+        self._plain = [part for part in asked if part not in special]
         if "cls" in self._plain:
             refuse_other_classes(sources)
         self._wants_key = parts is None or KEY in asked
-        self._wants_source = SOURCE in asked or (parts is None and len(sources) > 1)
+        self._wants_source = with_source and (parts is None or SOURCE in asked)
         readers = [_readers(source, self._plain) for source in sources]
         self._readers = _joined(sources, readers, self._plain)
         self._is_transformed = any(source.transform is not None for source in sources)
@@ -197,8 +205,8 @@ class Assembler:
         return self._sources[source].shards.index(shard).keys[row]
 
 
-def _asked(sources: Sequence[Source], parts: Parts) -> tuple[str, ...]:
-    """The parts that a batch is to have.
+def _asked(sources: Sequence[Source], parts: Parts, special: set[str]) -> tuple[str, ...]:
+    """The parts that a batch is to have, with those that are of no dataset.
 
     Raises:
         UsageError: A source does not have what is asked for.
@@ -213,7 +221,6 @@ def _asked(sources: Sequence[Source], parts: Parts) -> tuple[str, ...]:
                 )
         return tuple(there[0])
     asked = (parts,) if isinstance(parts, str) else parts
-    special = {KEY, MASK, SOURCE} if len(sources) > 1 else {KEY, MASK}
     choices = [set(part.split(";")) for part in asked if part not in special]
     unknown = set[str]().union(*choices) - set[str]().union(*there)
     for source, names in zip(sources, there, strict=True):

@@ -45,7 +45,7 @@ class _OnBlock:
         """The batch as it was made, in a copy of its memory."""
         if memory.device.type == "cpu" and memory is not self.block.memory:
             return cast("Self", _on(type(self), Block(memory, self.block.layout)))
-        return cast("Self", _on(type(self), self.block, memory))
+        return cast("Self", _on(type(self), self.block.left_behind(), memory))
 
     def _with_changes(self, moved: Any, how: str, *args: Any, **options: Any) -> Self:
         """What was put into a batch after it was made goes along, each by itself."""
@@ -56,8 +56,17 @@ class _OnBlock:
         batch: Self = _with(moved, changed, self._removed())
         return batch
 
+    def _named(self) -> dict[str, Any]:
+        raise NotImplementedError
+
     def _changed(self) -> dict[str, Any]:
-        return {}
+        """What is not, or not any more, as the block gives it: put in, or changed where it is."""
+        made = _values(self.block, self._device_memory)
+        return {
+            name: value
+            for name, value in self._named().items()
+            if name not in made or not _is_same(value, made[name])
+        }
 
     def _removed(self) -> set[str]:
         return set()
@@ -79,27 +88,58 @@ class Batch(_OnBlock, dict[str, Any]):
     text and bytes are lists, a graph part is a PyG `Batch`.
     """
 
-    made: dict[str, Any]  # what the block gave, to tell what was changed since
-
-    def _changed(self) -> dict[str, Any]:
-        return {name: value for name, value in self.items() if self.made.get(name) is not value}
+    def _named(self) -> dict[str, Any]:
+        return dict(self)
 
     def _removed(self) -> set[str]:
-        return set(self.made) - set(self)
+        return {column.name for column in self.block.layout.columns} - set(self)
 
 
 class BatchTuple(_OnBlock, tuple[Any, ...]):
     """A batch as a tuple, in the order of the `parts` asked for."""
 
+    def _named(self) -> dict[str, Any]:
+        return dict(zip(self.block.layout.parts or (), self, strict=True))
+
+
+def _values(block: Block, memory: torch.Tensor | None) -> dict[str, Any]:
+    return {column.name: _value(block, column, memory) for column in block.layout.columns}
+
+
+def _is_same(value: Any, made: Any) -> bool:
+    """Whether a value still is what the block gives: the same memory, seen the same way."""
+    if isinstance(made, torch.Tensor):
+        return isinstance(value, torch.Tensor) and _seen(value) == _seen(made)
+    if isinstance(made, list):
+        alike = isinstance(value, list) and len(value) == len(made)
+        return alike and all(map(_is_same, value, made))
+    if hasattr(made, "stores"):
+        return hasattr(value, "stores") and _is_same_graph(value, made)
+    return type(value) is type(made) and isinstance(made, str | bytes) and value == made
+
+
+def _seen(tensor: torch.Tensor) -> tuple[Any, ...]:
+    return tensor.data_ptr(), tensor.shape, tensor.stride(), tensor.dtype, tensor.requires_grad
+
+
+def _is_same_graph(value: Any, made: Any) -> bool:
+    stores, others = ({store._key: dict(store) for store in one.stores} for one in (value, made))
+    return stores.keys() == others.keys() and all(
+        stores[key].keys() == others[key].keys()
+        and all(
+            _is_same(field, others[key][name]) or field is others[key][name]
+            for name, field in stores[key].items()
+            if isinstance(field, torch.Tensor)
+        )
+        for key in stores
+    )
+
 
 def _on(kind: type[Any], block: Block, device_memory: torch.Tensor | None = None) -> Any:
     """A batch of this kind over a block; its tensors on a device where memory there is given."""
-    values = {column.name: _value(block, column, device_memory) for column in block.layout.columns}
-    parts = block.layout.parts
+    values, parts = _values(block, device_memory), block.layout.parts
     batch = kind(values) if kind is Batch else kind(values[part] for part in parts or ())
     batch.block, batch._device_memory = block, device_memory
-    if kind is Batch:
-        batch.made = values
     return batch
 
 
@@ -115,7 +155,11 @@ def _restored(
 
 
 def _with(batch: Any, changed: dict[str, Any], removed: set[str]) -> Any:
-    """A batch as its user had changed it; a tuple can't have been."""
+    """A batch as its user had changed it; of a tuple only what its parts are made of."""
+    if changed and isinstance(batch, BatchTuple):
+        tuple_ = BatchTuple((batch._named() | changed).values())
+        tuple_.block, tuple_._device_memory = batch.block, batch._device_memory
+        return tuple_
     for name, value in changed.items():
         batch[name] = value
     for name in removed:
@@ -130,6 +174,8 @@ def batch_of(block: Block, device_memory: torch.Tensor | None = None) -> Any:
         block: The block, in this process's memory.
         device_memory: A copy of `block.memory` on the device where the tensors are to be.
     """
+    if device_memory is not None:
+        block = block.left_behind()
     parts = block.layout.parts
     if isinstance(parts, str):
         column = next(column for column in block.layout.columns if column.name == parts)
@@ -145,8 +191,10 @@ def _value(block: Block, column: Column, memory: torch.Tensor | None) -> Any:
     if column.kind == "graph":
         return graph_batch(block, column, memory)
     data = block.view(column.entries[0]).numpy().tobytes()
-    if column.kind == "object":
-        return pickle.loads(data)  # made by our own worker, never read from a dataset
+    if column.kind in ("object", "one"):
+        value = pickle.loads(data)  # made by our own worker, never read from a dataset
+        is_here = column.kind == "object" or memory is None
+        return value if is_here else value.to(memory.device)  # type: ignore[union-attr]
     ends = block.view(column.entries[1]).tolist()
     values = [data[a:b] for a, b in zip([0, *ends], ends, strict=False)]
     return (

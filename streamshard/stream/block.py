@@ -47,7 +47,8 @@ class Column(NamedTuple):
 
     Attributes:
         name: Of the part.
-        kind: "tensor", "ragged" (a list of tensors), "text", "bytes", "object" or "graph".
+        kind: "tensor", "ragged" (a list of tensors), "text", "bytes", "object" (a list of any),
+            "one" (a single object that can be moved) or "graph".
         entries: Entries, by number.
         extra: What the kind needs besides.
     """
@@ -174,8 +175,15 @@ class BlockBuilder:
 
     def objects(self, name: str, values: Sequence[Any]) -> None:
         """Add a part that is a list of Python objects, pickled here and unpickled by our own."""
-        data = pickle.dumps(list(values), pickle.HIGHEST_PROTOCOL)
-        self.column(name, "object", [self.piece(name, torch.uint8, (len(data),), [data])])
+        self._pickled(name, "object", list(values))
+
+    def one(self, name: str, value: Any) -> None:
+        """Add a part that is one Python object, which has a `to(device)`; pickled likewise."""
+        self._pickled(name, "one", value)
+
+    def _pickled(self, name: str, kind: str, value: Any) -> None:
+        data = pickle.dumps(value, pickle.HIGHEST_PROTOCOL)
+        self.column(name, kind, [self.piece(name, torch.uint8, (len(data),), [data])])
 
     def finish(
         self,
@@ -243,6 +251,11 @@ class Block:
         What stays on the host is copied. So a copy on a device is all that its batch is made of.
         """
         return Block(self.memory, self.layout, self.memory[self.layout.host :].clone())
+
+    def left_behind(self) -> Block:
+        """What is needed of this block where its batch lies in a copy on a device."""
+        host = self.memory[self.layout.host :].clone() if self._host is None else self._host
+        return Block(torch.empty(0, dtype=torch.uint8), self.layout, host)
 
     def view(self, number: int, device_memory: torch.Tensor | None = None) -> torch.Tensor:
         """One entry as a tensor of its own on the block's storage, here or on a device.

@@ -58,9 +58,10 @@ class Board:
             return Board, (-1, self._samples)
         return _received, (DupFd(self._descriptor), self._samples)
 
-    def __del__(self) -> None:
+    def __del__(self, close: Callable[[int], None] = os.close) -> None:
+        # Bound, since at the interpreter's end modules may be gone before this is.
         if self._descriptor >= 0:
-            os.close(self._descriptor)
+            close(self._descriptor)
 
     @property
     def _slot_bytes(self) -> int:

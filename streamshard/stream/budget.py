@@ -111,8 +111,8 @@ class BudgetPlan:
         raise UsageError(
             f"{source.where}: {len(found)} of {len(source.view)} graphs are larger than "
             f"{_said(self.budget)}; the first is {key}, with {sizes.nodes[first]} nodes and "
-            f"{sizes.edges[first]} edges: raise the budget, leave them out with select(where=…), "
-            'or give each a batch of its own with oversize="alone"'
+            f"{sizes.edges[first]} edges: raise the budget, or give each a batch of its own with "
+            'oversize="alone"; of that dataset select(where=…) can leave them out'
         )
 
 

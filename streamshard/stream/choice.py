@@ -28,6 +28,13 @@ class Graphs:
     follow_batch: Sequence[str] = ()
     exclude_keys: Sequence[str] = ()
 
+    def __post_init__(self) -> None:
+        for name in ("fields", "follow_batch", "exclude_keys"):
+            names = getattr(self, name)
+            if isinstance(names, str):
+                raise UsageError(f"{name}={names!r}; a sequence of names is wanted: ({names!r},)")
+            object.__setattr__(self, name, None if names is None else tuple(names))
+
     def chosen(self, schema: Mapping[str, Any]) -> list[str]:
         """The fields of a schema that are wanted, in its order.
 
@@ -35,7 +42,7 @@ class Graphs:
             UsageError: A name is no field.
         """
         there = list(schema["fields"])
-        for name in (*(self.fields or ()), *self.follow_batch):
+        for name in (*(self.fields or ()), *self.follow_batch, *self.exclude_keys):
             if not any(_names(name, field) for field in there):
                 raise UsageError(f"graphs have no field {name!r}; they have {', '.join(there)}")
         wanted = there

@@ -15,8 +15,18 @@ from streamshard.stream.block import BlockBuilder
 
 def add_formed(builder: BlockBuilder, name: str, form: Form, values: Sequence[Any]) -> None:
     """Add tensors of one known form, stacked."""
-    values = [torch.as_tensor(value) for value in values]
+    values = [
+        torch.as_tensor(value)
+        if isinstance(value, np.ndarray | np.generic | int | float)
+        else value
+        for value in values
+    ]
     for value in values:
+        if not isinstance(value, torch.Tensor):
+            raise UsageError(
+                f"part {name}: a {type(value).__name__} among tensors of shape {form.shape}; give "
+                "every sample one kind of value"
+            )
         if value.dtype != form.dtype or tuple(value.shape) != form.shape:
             raise UsageError(
                 f"part {name}: a {value.dtype} of shape {tuple(value.shape)} among "
@@ -71,6 +81,6 @@ class Inferred:
         elif self._is_graph:
             from torch_geometric.data import Batch
 
-            builder.objects(name, [Batch.from_data_list(list(values))] if values else [Batch()])
+            builder.one(name, Batch.from_data_list(list(values)) if values else Batch())
         else:
             add_listed(builder, name, values)

@@ -122,6 +122,8 @@ class ShardDataset(IterableDataset[Any]):
             DatasetError: There is no dataset, or it can't be used.
         """
         super().__init__()
+        if budget is not None and not isinstance(budget, Budget):
+            raise UsageError(f"budget is {budget!r}; it must be an ss.Budget")
         if (batch_size is None) == (budget is None):
             raise UsageError("either batch_size= or budget= says how large a batch is")
 
@@ -135,9 +137,15 @@ class ShardDataset(IterableDataset[Any]):
                 raise UsageError("index= belongs to one dataset; give it to the mixture's sources")
             if budget is not None:
                 raise UsageError("a mixture can't be cut by a budget= yet; use batch_size=")
+            if url.has_only_datasets and (decode or transform or shuffle or not verify):
+                raise UsageError(
+                    "decode=, transform=, shuffle= and verify= are those of the mixture's sources, "
+                    "which are datasets already"
+                )
             sources = sources_of(url, opened, decode or {})
-            plan: Plan = url.plan(sources)
-            fingerprint = mixture_fingerprint(url.plan(sources), sources)
+            mixture = url.plan(sources)
+            plan: Plan = mixture
+            fingerprint = mixture_fingerprint(mixture, sources)
         else:
             sources = (opened(url),)
             plan, fingerprint = _plan_of(sources[0], budget)
@@ -158,6 +166,7 @@ class ShardDataset(IterableDataset[Any]):
                 parts=parts if parts is None or isinstance(parts, str) else tuple(parts),
                 on_error=on_error,
                 seed=seed,
+                with_source=self.mixture is not None,
             ),
         )
         self._epoch = _epoch_cell()

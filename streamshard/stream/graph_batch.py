@@ -120,8 +120,10 @@ def graph_batch(block: Block, column: Column, memory: torch.Tensor | None) -> Ba
             stores[store]._num_nodes = nodes
             stores[store].num_nodes = sum(nodes)
     batch._num_graphs = shape.graphs
-    batch._slice_dict = Lazy(partial(_slices, shape, block))
-    batch._inc_dict = Lazy(partial(_increments, shape, block))
+    # The table alone: the block may be far larger, and is kept by those that need it.
+    table = block.view(shape.table)
+    batch._slice_dict = Lazy(partial(_slices, shape, table))
+    batch._inc_dict = Lazy(partial(_increments, shape, table))
     return batch
 
 
@@ -136,9 +138,9 @@ def _store_of(batch: Any, name: str, is_hetero: bool) -> Any:
     return batch[_key(name)]
 
 
-def _slices(shape: Shape, block: Block) -> dict[Any, Any]:
+def _slices(shape: Shape, rows: torch.Tensor) -> dict[Any, Any]:
     """Where each graph's part of each field begins and ends."""
-    rows, ones = block.view(shape.table), torch.ones(shape.graphs, dtype=torch.int64)
+    ones = torch.ones(shape.graphs, dtype=torch.int64)
 
     def of(table: Table) -> torch.Tensor:
         return _before(ones if table.rows < 0 else rows[table.rows], whole=True)
@@ -146,9 +148,9 @@ def _slices(shape: Shape, block: Block) -> dict[Any, Any]:
     return _by_store(shape, of)
 
 
-def _increments(shape: Shape, block: Block) -> dict[Any, Any]:
+def _increments(shape: Shape, rows: torch.Tensor) -> dict[Any, Any]:
     """What each graph's indices were raised by."""
-    rows, nothing = block.view(shape.table), torch.zeros(shape.graphs, dtype=torch.int64)
+    nothing = torch.zeros(shape.graphs, dtype=torch.int64)
 
     def of(table: Table) -> torch.Tensor:
         if len(table.increments) < 2:

@@ -16,7 +16,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from streamshard.codec.pyg import NODES, joined, parted
+from streamshard.codec.graph import SIGNED
+from streamshard.codec.pyg import NODE_FIELDS, NODES, joined, parted
 from streamshard.stream.block import BlockBuilder
 from streamshard.stream.choice import Graphs
 from streamshard.stream.graph_batch import Shape, Table
@@ -104,10 +105,19 @@ class Layouter:
             )
             for field in self._chosen
         )
+        telling = {
+            parted(field.name)[0] for field in self._chosen if parted(field.name)[1] in NODE_FIELDS
+        }
+        # A batch says how many nodes each graph has where its graphs did, or nothing else tells.
         self._counted = tuple(
-            (store, places[fact] if schema[NODES][store] else -1)
+            (store, places[fact] if schema[NODES][store] or store not in telling else -1)
             for store, fact in self._nodes.items()
         )
+        self._widths = [
+            (field.width, field.dtype.itemsize + SIGNED)
+            for field in self._in_order
+            if field.width is not None
+        ]
         self._cat_dims = tuple(
             (field.name, field.cat_dim) for field in self._chosen if not _is_usual(field)
         )
@@ -142,6 +152,8 @@ class Layouter:
         facts = np.concatenate([rows.facts, np.ones((1, count), np.int64)])
         # The index keeps no zero: what is missing there is one.
         facts[self._increments] = np.maximum(facts[self._increments], 0)
+        for fact, whole in self._widths:  # none for a graph that was not narrowed
+            facts[fact] = np.where(facts[fact] > 0, facts[fact], whole)
         starts = self._starts(rows.begins, facts)
         entries: list[int] = []
         names: list[str] = []
@@ -183,7 +195,9 @@ class Layouter:
         lengths = facts[self._rows] * self._row_bytes
         for place, field in enumerate(self._in_order):
             if field.width is not None:
-                lengths[place] = lengths[place] // field.dtype.itemsize * abs(facts[field.width])
+                lengths[place] = (
+                    lengths[place] // field.dtype.itemsize * (facts[field.width] & (SIGNED - 1))
+                )
         starts = begins + facts[0] + np.cumsum(lengths, axis=0) - lengths
         return {field.name: starts[place] for place, field in enumerate(self._in_order)}
 
@@ -216,7 +230,7 @@ def _add_field(
     # middle, so each of the outer runs is gathered over the graphs.
     lengths = sizes * (field.row_bytes // max(outer, 1))
     if field.width is not None:
-        lengths = lengths // field.dtype.itemsize * abs(facts[field.width])
+        lengths = lengths // field.dtype.itemsize * (facts[field.width] & (SIGNED - 1))
     buffers: list[Any] = []
     for run in range(outer):
         pieces = _slices(data, starts + run * lengths, lengths)
@@ -255,7 +269,7 @@ def _widened(
     at = 0
     for width, run in groupby(widths):
         stop = at + sum(1 for _ in run)
-        kind = np.dtype(f"<{'u' if width > 0 else 'i'}{abs(width)}")
+        kind = np.dtype(f"<{'i' if width & SIGNED else 'u'}{width & (SIGNED - 1)}")
         yield np.frombuffer(b"".join(pieces[at:stop]), kind).astype(wide)
         at = stop
 

@@ -45,8 +45,10 @@ class Mixture:
     stop: Stop = "longest"
 
     def __post_init__(self) -> None:
-        if not self.sources:
-            raise UsageError("a mixture has at least one source")
+        if not isinstance(self.sources, Mapping) or not self.sources:
+            raise UsageError(
+                "a mixture has at least one source, by name: {'photos': URL or dataset}"
+            )
         for what, given in (("weights", self.weights), ("samples", self.samples)):
             if given is not None and set(given) != set(self.sources):
                 odd = sorted(set(given) ^ set(self.sources))
@@ -60,6 +62,11 @@ class Mixture:
             raise UsageError(
                 f'stop is {self.stop!r}; it must be "first", "longest" or a number of samples'
             )
+
+    @property
+    def has_only_datasets(self) -> bool:
+        """Whether no source is a URL, to be read as the mixture's dataset says."""
+        return not any(isinstance(given, str | os.PathLike) for given in self.sources.values())
 
     def plan(self, sources: Sequence[Source]) -> MixturePlan:
         """What the plan needs to know, once the sources are open."""
@@ -112,6 +119,8 @@ def sources_of(
                 f"source {name!r} is a {type(given).__name__}; a URL or a ShardDataset"
             )
         sources.append(source)
+    for source in sources:
+        source.shards.share_descriptors(len(sources))
     unused = set(decode).difference(*(source.decode for source in sources))
     if unused:
         raise UsageError(f"decode= names part {min(unused)!r}, which no source has")

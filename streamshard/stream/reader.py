@@ -14,6 +14,7 @@ import numpy as np
 from braceexpand import braceexpand
 from numpy.typing import NDArray
 
+from streamshard.codec.meaning import Meaning
 from streamshard.codec.registry import decoded
 from streamshard.errors import DamagedError, DatasetError, NoIndexError, NotFoundError, SampleError
 from streamshard.shard import tar
@@ -21,6 +22,7 @@ from streamshard.shard.index import MISSING, Extent, Index
 from streamshard.shard.manifest import (
     FOLDER,
     HEAD,
+    TABLE,
     Manifest,
     Part,
     Shard,
@@ -28,13 +30,16 @@ from streamshard.shard.manifest import (
     read_manifest,
 )
 from streamshard.shard.sizes import Sizes, read_sizes
-from streamshard.shard.verify import Progress, find_damage
+from streamshard.shard.verify import Inspector, Progress
 from streamshard.store.base import File, Store
 from streamshard.store.filesystem import open_store
+from streamshard.stream.crew import Died, in_order
 
 _OPEN_SHARDS = (
     40  # per process; each has up to three descriptors, of which 256 may be all there are
 )
+# So many are verified, or decoded too, before other processes have started.
+_FEW_BYTES, _FEW_DECODED = 1_000_000_000, 64_000_000
 
 
 @dataclass
@@ -84,6 +89,7 @@ class Shards:
         self._sidecars = open_store(index, storage_options) if index else self._store
         self.where = self._store.where
         self._verify = verify
+        self._at_most = _OPEN_SHARDS
         self._open: OrderedDict[int, _Open] = OrderedDict()
         self._whole: dict[int, bool] = {}  # shards whose hash this process has checked
         self.manifest = _find(self._store, self._sidecars)
@@ -116,6 +122,11 @@ class Shards:
         return sample
 
     @property
+    def store(self) -> Store:
+        """Where the shards lie."""
+        return self._store
+
+    @property
     def classes(self) -> Sequence[str] | None:
         """Class names by `cls`, or None."""
         return self.manifest.classes
@@ -144,13 +155,33 @@ class Shards:
         )
         return Sizes.joined([Sizes.of(index) for index in indexes])
 
-    def find_damage(self, progress: Progress | None = None) -> Iterator[str]:
-        """Read every shard and say what is wrong, one line a finding.
+    def find_damage(
+        self, progress: Progress | None = None, *, decode: bool = False, workers: int | None = 0
+    ) -> Iterator[str]:
+        """Read every shard and say what is wrong, one line a finding, in pack order.
 
         Args:
             progress: Called with samples done, samples in all, and bytes done.
+            decode: Decode every part too.
+            workers: Processes that each read one shard at a time; by default this one alone, and
+                as many as there are cores where it is None and there is enough to read. A worker
+                that dies is a finding.
         """
-        return find_damage(self._store, self._sidecars, self.manifest, progress)
+        table = self.manifest.table
+        inspector = Inspector(self._store, self._sidecars, self.manifest, Meaning(decode=decode))
+        yield from inspector.dataset()
+        if workers is None:
+            few = _FEW_DECODED if decode else _FEW_BYTES
+            workers = 0 if int(table.nbytes.sum()) < few else len(os.sched_getaffinity(0))
+        if self.where.startswith("memory:"):
+            workers = 0  # it is in this process
+        samples = nbytes = 0
+        for number, found in enumerate(in_order(inspector.shard, len(table), workers)):
+            where = f"{self.where}/{table.names[number]}"
+            yield from [f"{where}: not verified: {found}"] if isinstance(found, Died) else found
+            samples, nbytes = samples + table.samples[number], nbytes + table.nbytes[number]
+            if progress:
+                progress(int(samples), len(self), int(nbytes))
 
     def locate(self, number: int) -> tuple[int, int]:
         """Shard and row of a sample."""
@@ -248,6 +279,10 @@ class Shards:
         key = opened.index.keys[row]
         return f"{self.where}/{opened.shard.name}: key {key}, part {part} at offset {offset}"
 
+    def share_descriptors(self, datasets: int) -> None:
+        """Keep only so many shards open that several datasets together keep as many as one."""
+        self._at_most = max(2, _OPEN_SHARDS // datasets)
+
     def shard_url(self, shard: int) -> str:
         """Where a shard lies, for messages."""
         return f"{self.where}/{self.manifest.table[shard].name}"
@@ -269,7 +304,7 @@ class Shards:
                 f"the manifest says {shard.nbytes}"
             )
         opened = self._open[number] = _Open(shard, index, file)
-        while len(self._open) > _OPEN_SHARDS:
+        while len(self._open) > self._at_most:
             self._open.popitem(last=False)[1].file.close()
         return opened
 
@@ -291,7 +326,13 @@ def _find(store: Store, sidecars: Store) -> Manifest:
     except NotFoundError:
         if sidecars.exists(HEAD):
             raise
-    if sidecars.list(FOLDER):  # indexes, a journal, or nothing yet but a lock
+    names = sidecars.list(FOLDER)
+    is_begun = any(name.startswith(("journal.", "pack.lock")) for name in names)
+    if sidecars.exists(TABLE) and not is_begun:  # written after everything else
+        raise DatasetError(
+            f"{sidecars.where}: {HEAD} is lost; `streamshard verify --repair` rebuilds it"
+        )
+    if is_begun or any(name.endswith(".safetensors") for name in names):
         raise DatasetError(
             f"{sidecars.where}: a pack that was not finished ({HEAD} is missing); pack again with "
             "--resume or --overwrite"

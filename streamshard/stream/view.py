@@ -20,12 +20,11 @@ from numpy.typing import NDArray
 from streamshard.errors import UsageError
 from streamshard.plan.order import Ints
 from streamshard.shard.index import Index
+from streamshard.shard.split import hash_bounds, key_hash
 from streamshard.stream.reader import Shards
 
 Columns = Mapping[str, Any]
 Where = Callable[[Columns], Any]
-
-_HASH_RANGE = 2**64
 
 
 class Filter(Protocol):
@@ -75,7 +74,7 @@ class HashRange:
 
     def __call__(self, shard: int, index: Index, rows: Ints) -> Ints:
         """See `Filter`."""
-        hashes = (_hash(index.keys[row], self.salt) for row in rows.tolist())
+        hashes = (key_hash(index.keys[row], self.salt) for row in rows.tolist())
         kept = [self.begin <= value < self.end for value in hashes]
         chosen: Ints = rows[np.array(kept, bool)]
         return chosen
@@ -115,12 +114,6 @@ class Places:
         """See `Filter`."""
         start = int(self.starts[shard])
         return rows[max(self.begin - start, 0) : max(self.end - start, 0)]
-
-
-def _hash(key: str, salt: int) -> int:
-    data = key.encode("utf-8", "surrogateescape")
-    digest = hashlib.blake2b(data, digest_size=8, salt=salt.to_bytes(2, "little"))
-    return int.from_bytes(digest.digest(), "big")
 
 
 @dataclass(frozen=True)
@@ -248,13 +241,5 @@ def hash_ranges(fractions: Mapping[str, float], view: View) -> dict[str, HashRan
     Raises:
         UsageError: A fraction is not above 0, or they are more than 1 together.
     """
-    if min(fractions.values(), default=0) <= 0 or sum(fractions.values()) > 1 + 1e-9:
-        raise UsageError(f"fractions {dict(fractions)}; each above 0, together at most 1")
     salt = sum(isinstance(choose, HashRange) for choose in view.filters)
-    ranges, begin, total = {}, 0, 0.0
-    for name, fraction in fractions.items():
-        total += fraction
-        end = min(round(total * _HASH_RANGE), _HASH_RANGE)
-        ranges[name] = HashRange(begin, end, salt)
-        begin = end
-    return ranges
+    return {name: HashRange(*bounds, salt) for name, bounds in hash_bounds(fractions).items()}

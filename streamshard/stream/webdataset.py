@@ -8,6 +8,7 @@ from typing import Any
 
 from torch.utils.data import IterableDataset
 
+from streamshard.errors import UsageError
 from streamshard.plan.cursor import Cursor
 from streamshard.plan.order import Shuffle
 from streamshard.plan.share import Tail, World
@@ -97,6 +98,8 @@ def webdataset_source(
         UsageError: An argument breaks its rule.
         DatasetError: There is no dataset, or it can't be used.
     """
+    if not isinstance(url, str | os.PathLike):
+        raise UsageError(f"a URL or path is wanted, not a {type(url).__name__}")
     parts = Shards(url, index=index, storage_options=storage_options).manifest.parts
     return WebdatasetSource(
         ShardDataset(

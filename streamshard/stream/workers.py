@@ -138,9 +138,12 @@ class WorkerPool:
         """The block of a step of the pass; steps are asked for one after another.
 
         Raises:
+            UsageError: The workers were ended.
             WorkerError: A worker ended, and was replaced as often as it may be.
             StreamshardError: The step could not be made.
         """
+        if not self._handles:
+            raise UsageError("the loader was closed in the middle of a pass; iterate it again")
         worker = step % len(self._handles)
         while True:
             message = self._handles[worker].receive()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import itertools
 import os
 import shutil
@@ -17,10 +18,18 @@ from torch_geometric.data import Data, HeteroData
 
 import streamshard as ss
 from streamshard.errors import DatasetError, PackError, SampleError, StoreError, UsageError
-from streamshard.pack.journal import read_lines
+from streamshard.pack.journal import Journal, read_lines
 from streamshard.pack.lock import LOCK
 from streamshard.store.filesystem import open_store
-from tests.pack.sources import class_folders, files_of, image_bytes, ring, write_files
+from tests.pack import hooks
+from tests.pack.sources import (
+    class_folders,
+    files_of,
+    image_bytes,
+    ring,
+    write_files,
+    write_tar,
+)
 
 Pack = Callable[..., Any]
 
@@ -498,3 +507,141 @@ def test_a_full_store_ends_the_writer(tmp_path: Path, monkeypatch: pytest.Monkey
     with pytest.raises(UsageError, match="ended by an error"):
         writer.write({"__key__": "b", "txt": "b"})
     assert files_of(tmp_path) == {}
+
+
+def stops_at_every_shard(
+    pack: Pack, folder: Path, monkeypatch: pytest.MonkeyPatch, **options: Any
+) -> Any:
+    """A pack that is stopped when each of its shards is finished, and goes on."""
+    finish = ss.ShardWriter._finish_shard
+
+    def finish_and_stop(self: ss.ShardWriter) -> None:
+        finish(self)
+        raise Stopped
+
+    while True:
+        with monkeypatch.context() as patched:
+            patched.setattr(ss.ShardWriter, "_finish_shard", finish_and_stop)
+            finished = len(list(read_lines(open_store(str(folder)))))
+            try:
+                return pack(folder, resume=True, **options)
+            except Stopped:
+                assert len(list(read_lines(open_store(str(folder))))) == finished + 1
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+@pytest.mark.parametrize("hook", ["three", "three_or_none", "three_one_bad"])
+def test_samples_of_one_input_may_lie_in_several_shards(
+    tmp_path: Path, images: Pack, monkeypatch: pytest.MonkeyPatch, hook: str, workers: int
+) -> None:
+    options = {"map": f"tests.pack.hooks:{hook}", "shard_size": 3_500, "workers": workers}
+    whole = images(tmp_path / "whole", **options)
+    partial = set()
+    read = Journal.take_over
+
+    def take_over(self: Journal, lines: Any) -> None:
+        read(self, lines)
+        partial.add(self.within)
+
+    monkeypatch.setattr(Journal, "take_over", take_over)
+    summary = stops_at_every_shard(images, tmp_path / "own", monkeypatch, **options)
+    assert files_of(tmp_path / "own") == files_of(tmp_path / "whole")
+    assert partial >= {0, 2}
+    for told in (summary, whole):
+        told.seconds = 0.0
+    assert summary == whole
+
+
+def test_one_input_may_fill_several_shards(
+    tmp_path: Path, images: Pack, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    options = {"map": "tests.pack.hooks:three", "shard_size": 1}
+    whole = images(tmp_path / "whole", **options)
+    assert whole.shards == 3 * 18
+    stops_at_every_shard(images, tmp_path / "own", monkeypatch, **options)
+    assert files_of(tmp_path / "own") == files_of(tmp_path / "whole")
+
+
+def test_another_function_is_refused_by_its_name(tmp_path: Path, images: Pack) -> None:
+    stopped(images, tmp_path / "own", 12, map=hooks.three)
+    with pytest.raises(PackError, match=r"has map tests\.pack\.hooks\.three, this one .*\.twice"):
+        images(tmp_path / "own", resume=True, map=hooks.twice)
+    with pytest.raises(PackError, match=r"this one none"):
+        images(tmp_path / "own", resume=True)
+
+
+def test_a_split_is_not_gone_on_with(tmp_path: Path, images: Pack) -> None:
+    with pytest.raises(UsageError, match="resume and split do not go together"):
+        images(tmp_path / "own", split={"a": 0.5, "b": 0.5}, resume=True)
+    assert not (tmp_path / "own").exists()
+
+
+def test_a_split_that_fails_holds_none_of_the_others(tmp_path: Path, images: Pack) -> None:
+    with pytest.raises(SampleError, match="RuntimeError") as told:
+        images(
+            tmp_path / "own",
+            split={"a": 0.5, "b": 0.5},
+            map="tests.pack.hooks:fail_on_three",
+            on_error="raise",
+            shard_size=1,
+        )
+    assert "resume" not in str(told.value)
+    assert not list((tmp_path / "own").rglob("pack.lock"))
+
+
+def test_chosen_graphs_in_files_go_on(tmp_path: Path) -> None:
+    folder = tmp_path / "graphs"
+    folder.mkdir()
+    for number in range(20):
+        torch.save(ring(3 + number % 4), folder / f"{number:02d}.pt")
+
+    def pack(destination: Any, **options: Any) -> Any:
+        return ss.pack_graphs(
+            folder, destination, exclude=["*3", "*7"], shard_size=4_000, workers=0, **options
+        )
+
+    pack(tmp_path / "whole")
+    stopped(pack, tmp_path / "own", 10)
+    (line, *_) = list(read_lines(open_store(str(tmp_path / "own"))))[::-1]
+    assert 0 < line.inputs < 16
+    with pytest.raises(PackError, match="this one"):
+        ss.pack_graphs(folder, tmp_path / "own", shard_size=4_000, resume=True, workers=0)
+    pack(tmp_path / "own", resume=True)
+    assert files_of(tmp_path / "own") == files_of(tmp_path / "whole")
+    stopped(pack, tmp_path / "other", 10)
+    torch.save(ring(9), folder / "20.pt")
+    with pytest.raises(PackError, match=r"20\.pt is new"):
+        pack(tmp_path / "other", resume=True)
+
+
+@pytest.mark.parametrize("kind", ["csv", "csv.gz", "tars"])
+def test_tables_and_tars_go_on(tmp_path: Path, kind: str) -> None:
+    names = [f"{number}.png" for number in range(18)]
+    source = tmp_path / f"source.{kind}"
+    pictures = {name: image_bytes(seed=number) for number, name in enumerate(names)}
+    write_files(tmp_path, pictures)
+    table = ("path\n" + "".join(f"{name}\n" for name in names)).encode()
+    if kind == "tars":
+        for begin in range(0, 18, 6):
+            write_tar(source / f"t-{begin:02d}.tar", list(pictures.items())[begin : begin + 6])
+    else:
+        source.write_bytes(table if kind == "csv" else gzip.compress(table))
+
+    def pack(destination: Any, **options: Any) -> Any:
+        if kind == "tars":
+            return ss.pack_tars(source, destination, shard_size=4_000, **options)
+        return ss.pack_table(source, destination, image="path", shard_size=4_000, **options)
+
+    assert pack(tmp_path / "whole").shards > 2
+    for inputs in (1, 8, 17):
+        stopped(pack, tmp_path / f"own{inputs}", inputs)
+        pack(tmp_path / f"own{inputs}", resume=True)
+        assert files_of(tmp_path / f"own{inputs}") == files_of(tmp_path / "whole")
+    stopped(pack, tmp_path / "other", 12)
+    if kind == "tars":
+        write_tar(source / "t-99.tar", list(pictures.items())[:1])
+    else:
+        more = table + b"0.png\n"
+        source.write_bytes(more if kind == "csv" else gzip.compress(more))
+    with pytest.raises(PackError, match="the source is not what it was"):
+        pack(tmp_path / "other", resume=True)

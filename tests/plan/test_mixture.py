@@ -13,9 +13,11 @@ import json
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
+from decimal import Decimal
 from fractions import Fraction
-from itertools import cycle, islice
+from itertools import accumulate, cycle, islice
 from pathlib import Path
+from time import process_time
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -30,7 +32,7 @@ from streamshard.plan.order import Ints, Order, OrderRule, Shuffle
 from streamshard.plan.permute import key_of
 from streamshard.plan.proportions import Proportions
 from streamshard.plan.share import Share, World
-from tests.mixture_oracle import Dealt, far, mixture, pattern
+from tests.mixture_oracle import Dealt, counts_before, far, mixture, pattern
 from tests.oracle import Sample, laid_out, lanes
 from tests.plan.draw import array, samples_of, shards_as_laid_out
 from tests.plan.test_resume import Link, chains
@@ -118,6 +120,10 @@ def is_cut(source: SourcePlan) -> bool:
     return source.shuffle is True and int(source.counts.sum()) > 2 * own_window(source)
 
 
+def cuts(setting: Setting) -> list[bool]:
+    return [is_cut(source) for source in setting.plan.sources]
+
+
 def epochs_of(setting: Setting, number: int) -> Callable[[int], list[Sample]]:
     counts, rule = setting.plan.sources[number].counts, own_rule(setting, number)
     return lambda epoch: samples_of(Order(counts, rule, epoch))
@@ -126,7 +132,13 @@ def epochs_of(setting: Setting, number: int) -> Callable[[int], list[Sample]]:
 def expected(setting: Setting) -> Iterator[Dealt]:
     """The endless sequence, as the oracle deals it."""
     epochs = [epochs_of(setting, number) for number in range(len(setting.weights))]
-    return mixture(setting.weights, epochs, lanes=setting.rule.lanes, grain=setting.rule.grain)
+    return mixture(
+        setting.weights,
+        epochs,
+        cut=cuts(setting),
+        lanes=setting.rule.lanes,
+        grain=setting.rule.grain,
+    )
 
 
 def dealt(order: MixedOrder, positions: Ints | None = None) -> list[Dealt]:
@@ -140,9 +152,9 @@ def dealt(order: MixedOrder, positions: Ints | None = None) -> list[Dealt]:
     return list(map(Dealt, sources.tolist(), numbers.tolist(), samples))
 
 
-def sequence(setting: Setting, epochs: int) -> list[Dealt]:
-    """The first epochs, end to end."""
-    return [each for epoch in range(epochs) for each in dealt(setting.order(epoch))]
+def sequence(setting: Setting, epochs: int, first: int = 0) -> list[Dealt]:
+    """So many epochs, end to end."""
+    return [each for epoch in range(epochs) for each in dealt(setting.order(first + epoch))]
 
 
 def off(setting: Setting, sources: Sequence[int]) -> Ints:
@@ -184,6 +196,27 @@ def test_occurrences_are_counted_from_any_place(said: list[float], data: st.Data
     assert counts.tolist() == [walked[begin:end].count(walked[end]) for begin, end in runs]
 
 
+@settings(max_examples=40, deadline=None)
+@given(said=st.lists(weights, min_size=1, max_size=6), data=st.data())
+def test_a_source_is_counted_before_any_place(said: list[float], data: st.DataObject) -> None:
+    exact = [Fraction(str(weight)) for weight in said]
+    share = Proportions.of(said)
+    walked = list(islice(pattern(exact), 200))
+    away = data.draw(st.lists(st.integers(0, 2**63 - 1), max_size=10))
+    for source in range(len(said)):
+        here = share.before(source, np.arange(201))
+        assert here.dtype == np.int64
+        assert here.tolist() == [*accumulate((each == source for each in walked), initial=0)]
+        there = [counts_before(exact, place)[source] for place in away]
+        assert share.before(source, array(away)).tolist() == there
+
+
+def test_a_source_that_is_none_is_not_counted() -> None:
+    for source in (-1, 2):
+        with pytest.raises(IndexError, match=f"source {source} of 2"):
+            Proportions((2, 1)).before(source, np.arange(3))
+
+
 @settings(max_examples=60, deadline=None)
 @given(setting=mixtures())
 def test_every_position_holds_what_the_oracle_deals(setting: Setting) -> None:
@@ -193,9 +226,11 @@ def test_every_position_holds_what_the_oracle_deals(setting: Setting) -> None:
 
 @settings(max_examples=40, deadline=None)
 @given(setting=mixtures())
-def test_an_epoch_of_a_source_has_each_sample_once(setting: Setting) -> None:
+def test_an_epoch_of_a_source_with_lanes_has_each_sample_once(setting: Setting) -> None:
     given = sequence(setting, epochs=4)
     for number, source in enumerate(setting.plan.sources):
+        if not is_cut(source):
+            continue
         epochs = defaultdict(list)
         lasts = dict.fromkeys(range(setting.rule.lanes), -1)
         for each in given:
@@ -210,6 +245,52 @@ def test_an_epoch_of_a_source_has_each_sample_once(setting: Setting) -> None:
             if behind_all_lanes:
                 whole = laid_out(source.counts.tolist(), range(len(source.counts)))
                 assert sorted(samples) == whole
+
+
+@settings(max_examples=60, deadline=None)
+@given(setting=mixtures(), first=st.sampled_from([0, 0, 1, 10**6]))
+def test_of_a_source_without_lanes_none_comes_again_before_all_came(
+    setting: Setting, first: int
+) -> None:
+    given = sequence(setting, epochs=4, first=first)
+    for number, source in enumerate(setting.plan.sources):
+        mine = [each for each in given if each.source == number]
+        if is_cut(source) or not mine:
+            continue
+        begin, size = mine[0].number, len(source)
+        assert begin == 0 or first > 0
+        assert [each.number for each in mine] == [*range(begin, begin + len(mine))]
+        whole = laid_out(source.counts.tolist(), range(len(source.counts)))
+        samples = [each.sample for each in mine]
+        lead = -begin % size  # of an epoch of its own that was begun before
+        for at in range(lead - size, len(samples), size):
+            epoch = samples[max(at, 0) : at + size]
+            assert len(set(epoch)) == len(epoch)
+            assert set(epoch) <= set(whole)
+            assert at < 0 or at + size > len(samples) or sorted(epoch) == whole
+
+
+@pytest.mark.parametrize("shuffle", [False, True, "full"])
+@pytest.mark.parametrize(("lane_count", "grain"), [(1, 1), (4, 3), (24, 1), (7, 32), (300, 5)])
+def test_epochs_of_sources_without_lanes_follow_one_another(
+    shuffle: Any, lane_count: int, grain: int
+) -> None:
+    # Beside a source that is cut, and much rarer; a small one begins anew within one turn.
+    sizes = ([40] * 30, [5, 0, 6], [50, 51], [1])
+    sources = [SourcePlan(array(sizes[0]), True, 20)]
+    sources += [SourcePlan(array(counts), shuffle, None) for counts in sizes[1:]]
+    assert [source.is_windowed for source in sources] == [True, False, False, False]
+    plan = MixturePlan(tuple(sources), Proportions((90, 10, 29, 1)), 1700)
+    rule = OrderRule(1, True, lane_count, grain, 1)
+    given = sequence(Setting(plan, rule, []), epochs=4)
+    for number, counts in enumerate(sizes[1:], start=1):
+        samples = [each.sample for each in given if each.source == number]
+        size = sum(counts)
+        epochs = [samples[at : at + size] for at in range(0, len(samples) - size + 1, size)]
+        assert len(epochs) >= 10
+        for epoch in epochs:
+            assert sorted(epoch) == laid_out(counts, range(len(counts)))
+        assert (len({*map(tuple, epochs)}) == 1) == (shuffle is False or size == 1)
 
 
 @settings(max_examples=25, deadline=None)
@@ -353,17 +434,19 @@ def test_any_positions_can_be_asked_for_alone(
 @settings(max_examples=40, deadline=None)
 @given(
     said=st.lists(weights, min_size=1, max_size=6),
+    cut=st.lists(st.booleans(), min_size=6, max_size=6),
     lane_count=lane_numbers,
     grain=st.integers(1, 20),
 )
 def test_far_positions_are_reckoned_as_near_ones_are_dealt(
-    said: list[float], lane_count: int, grain: int
+    said: list[float], cut: list[bool], lane_count: int, grain: int
 ) -> None:
     exact = [Fraction(str(weight)) for weight in said]
     sources = [lambda epoch: [(0, epoch)] for _ in said]  # of one sample each
-    near = islice(mixture(exact, sources, lanes=lane_count, grain=grain), 0, 300, 7)
+    asked: dict[str, Any] = {"cut": cut, "lanes": lane_count, "grain": grain}
+    near = islice(mixture(exact, sources, **asked), 0, 300, 7)
     for position, (source, number, (_, epoch)) in zip(range(0, 300, 7), near, strict=True):
-        assert far(exact, position, lanes=lane_count, grain=grain) == (source, number)
+        assert far(exact, position, **asked) == (source, number)
         assert epoch == number
 
 
@@ -393,13 +476,64 @@ def test_numbers_stay_exact_however_far(
     given = dealt(order, array(positions))
     for position, each in zip(positions, given, strict=True):
         place = epoch * total + position
-        assert each[:2] == far(setting.weights, place, lanes=lane_count, grain=grain)
-    for each in given[:2]:
-        own, at = divmod(each.number, 10**9)
-        shards, rows = Order(BILLION[each.source].counts, own_rule(setting, each.source), own).rows(
-            array([at])
+        assert each[:2] == far(
+            setting.weights, place, cut=cuts(setting), lanes=lane_count, grain=grain
         )
-        assert each.sample == (shards[0], rows[0])
+    for each in given[:2]:
+        is_its_sources(setting, each)
+
+
+def is_its_sources(setting: Setting, each: Dealt) -> None:
+    counts = setting.plan.sources[each.source].counts
+    own, at = divmod(each.number, int(counts.sum()))
+    shards, rows = Order(counts, own_rule(setting, each.source), own).rows(array([at]))
+    assert each.sample == (shards[0], rows[0])
+
+
+WITHOUT_LANES = [
+    replace(BILLION[0], shuffle="full"),
+    SourcePlan(array([3, 0, 4]), True, None),
+    BILLION[1],  # but this one
+    SourcePlan(array([10**12]), False, None),
+]
+
+
+@settings(max_examples=30, deadline=None)
+@given(
+    whole=st.sampled_from([(5, 3, 7, 1), (2**30, 2**30 - 2, 1, 1), (1, 2**29, 3, 2**29)]),
+    lane_count=st.sampled_from([1, 24 * 8, 24 * 64 + 1]),
+    grain=st.sampled_from([1, 256]),
+    epoch=st.sampled_from([10**6, 10**6 + 1, 2**32]),
+    data=st.data(),
+)
+def test_numbers_of_sources_without_lanes_stay_exact_however_far(
+    whole: tuple[int, ...], lane_count: int, grain: int, epoch: int, data: st.DataObject
+) -> None:
+    total = 2 * 10**9 // grain * grain
+    rule = OrderRule(7, True, lane_count, grain, 1)
+    plan = MixturePlan(tuple(WITHOUT_LANES), Proportions(whole), total)
+    setting = Setting(plan, rule, [*map(Fraction, whole)])
+    assert cuts(setting) == [False, False, True, False]
+    positions = [0, total - 1, *data.draw(st.lists(st.integers(0, total - 1), max_size=2))]
+    for position, each in zip(
+        positions, dealt(setting.order(epoch), array(positions)), strict=True
+    ):
+        place = epoch * total + position
+        assert each[:2] == far(
+            setting.weights, place, cut=cuts(setting), lanes=lane_count, grain=grain
+        )
+        is_its_sources(setting, each)
+
+
+def test_a_far_batch_of_sources_without_lanes_takes_no_longer_than_its_turns() -> None:
+    # As many lanes as there are, once for each turn: not for each position, nor all turns before.
+    total = 2 * 10**9 // 256 * 256
+    plan = MixturePlan(tuple(WITHOUT_LANES), Proportions((2**30, 2**30 - 2, 1, 1)), total)
+    order = plan.order(OrderRule(7, True, 24 * 8192, 256, 1), epoch=2**32)
+    begun = process_time()
+    sources, _ = order.numbers(np.arange(total - 4096, total))
+    assert set(sources.tolist()) == {0, 1}
+    assert process_time() - begun < 5  # it takes 0.02 s, and 20 s by positions
 
 
 # Ranks, workers and resumes.
@@ -600,6 +734,10 @@ def test_a_chain_of_resumes_equals_one_run_ever(
         ([1e300, 2e300], (1, 2)),
         ([1e-9, 1], (1, 10**9)),
         ([np.float64(0.5), np.int64(2)], (1, 4)),
+        (np.array([1.0, 2.0]), (1, 2)),
+        (np.array([0.1, 0.7], np.float32), (1, 7)),
+        (np.array([4, 6]), (2, 3)),
+        ((Fraction(1, 3), Decimal("0.5")), (2, 3)),
         ([2**29, 2**29 - 1], (2**29, 2**29 - 1)),
         ([2**30 - 1, 1], (2**30 - 1, 1)),  # exact up to 2**30 together
         ([2**30, 1], (2**30 - 1, 1)),  # and from there rounded
@@ -609,7 +747,7 @@ def test_a_chain_of_resumes_equals_one_run_ever(
     ],
 )
 def test_proportions_are_the_smallest_whole_numbers(
-    said: list[float], whole: tuple[int, ...]
+    said: Sequence[float], whole: tuple[int, ...]
 ) -> None:
     assert Proportions.of(said).weights == whole
 
@@ -638,9 +776,36 @@ def test_small_weights_are_exact(said: list[float]) -> None:
 
 
 @pytest.mark.parametrize(
-    "said", [[], [0], [1, 0.0], [1, -1], [-0.5], [float("nan"), 1], [1, float("inf")]]
+    "said",
+    [
+        [],
+        [0],
+        [1, 0.0],
+        [1, -1],
+        [-0.5],
+        [float("nan"), 1],
+        [1, float("inf")],
+        [1, -float("inf")],
+        "x",
+        "",
+        ["x", 1],
+        [1, ""],
+        [True],
+        [1, False],
+        [np.True_],
+        [None],
+        [1j],
+        [[1]],
+        [1, (1, 2)],
+        np.array([]),
+        np.array([1.0, 0.0]),
+        np.array([1.0, np.nan]),
+        np.array([True]),
+        np.array(["x"]),
+        np.ones((2, 2)),
+    ],
 )
-def test_weights_that_are_no_proportions_are_refused(said: list[float]) -> None:
+def test_weights_that_are_no_proportions_are_refused(said: Any) -> None:
     with pytest.raises(UsageError, match="each must be a number above 0"):
         Proportions.of(said)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -384,3 +385,47 @@ def test_choices_of_parts_reach_over_sources(tmp_path: Path) -> None:
     dataset = ss.ShardDataset(ss.Mixture(urls), batch_size=4, parts="txt;caption.txt")
     texts = [text for batch in ss.StreamLoader(dataset) for text in batch]
     assert sorted(texts) == [f"{name}{number}" for name in "ab" for number in range(6)]
+
+
+def test_what_is_said_of_a_mixture_of_datasets_is_refused(urls: dict[str, str]) -> None:
+    sources = {name: ss.ShardDataset(url, batch_size=1) for name, url in urls.items()}
+    options: list[dict[str, Any]] = [
+        {"transform": dict}, {"decode": {"txt": bytes}}, {"shuffle": True}, {"verify": False},
+    ]  # fmt: skip
+    for option in options:
+        with pytest.raises(UsageError, match="those of the mixture's sources"):
+            ss.ShardDataset(ss.Mixture(sources), batch_size=4, **option)
+
+
+def test_a_mixture_of_one_says_so_too(urls: dict[str, str]) -> None:
+    mixture = ss.Mixture({"few": urls["few"]})
+    dataset = ss.ShardDataset(mixture, batch_size=5, parts=("txt", "__source__"))
+    texts, sources = next(iter(ss.StreamLoader(dataset)))
+    assert len(texts) == 5
+    assert sources.tolist() == [0] * 5
+
+
+def test_many_sources_keep_few_files_open(tmp_path: Path) -> None:
+    urls = {str(n): make_tars(tmp_path / str(n), [2] * 12) for n in range(10)}
+    dataset = ss.ShardDataset(ss.Mixture(urls), batch_size=8, lanes=1, tail="exact")
+    before = len(os.listdir("/proc/self/fd"))
+    assert len(flat(ss.StreamLoader(dataset))) == 240
+    assert len(os.listdir("/proc/self/fd")) - before <= 3 * 40
+
+
+def test_no_mixture_where_one_dataset_is_wanted(urls: dict[str, str]) -> None:
+    with pytest.raises(UsageError, match="a URL or path is wanted"):
+        ss.webdataset_source(ss.Mixture(urls), batch_size=4)  # type: ignore[arg-type]
+    with pytest.raises(UsageError, match="by name"):
+        ss.Mixture([urls["few"]])  # type: ignore[arg-type]
+    with pytest.raises(UsageError, match=r"it must be an ss\.Budget"):
+        ss.ShardDataset(urls["few"], budget=40)  # type: ignore[arg-type]
+
+
+def test_a_loader_closed_in_a_pass_says_so(urls: dict[str, str]) -> None:
+    loader = ss.StreamLoader(mixed(urls), num_workers=1)
+    iterator = iter(loader)
+    next(iterator)
+    loader.close()
+    with pytest.raises(UsageError, match="closed in the middle of a pass"):
+        next(iterator)

@@ -37,12 +37,17 @@ class LitdataPeer:
 
     def epoch(self) -> int:
         """One epoch; the number of graphs."""
-        assert self._process.stdin
+        self._say("epoch")
         assert self._process.stdout
-        print("epoch", file=self._process.stdin, flush=True)
         return int(self._process.stdout.readline())
 
     def close(self) -> None:
         """End the process and its workers."""
         if self.is_there:
-            self._process.communicate()
+            # Not by closing its input, of which workers that were forked here have the other end.
+            self._say("end")
+            self._process.wait()
+
+    def _say(self, word: str) -> None:
+        assert self._process.stdin
+        print(word, file=self._process.stdin, flush=True)

@@ -9,11 +9,14 @@ import os
 import statistics
 import subprocess
 import sys
+import time
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 
+from streamshard.plan.budget import Budget, plan_batches
+from streamshard.plan.order import Order, OrderRule
 from streamshard.shard.columns import Strings
 from streamshard.shard.manifest import Manifest, Part, ShardTable
 
@@ -87,7 +90,7 @@ def measure(folder: Path, workers: int, rounds: int) -> Figures:
     took = {name: medians(each) for name, each in answers.items()}
     figures = beside(took)
     figures |= alone(took[fresh], took[resumed], took[opening], took[walk])
-    return figures
+    return figures | budgets()
 
 
 def beside(took: dict[str, Figures]) -> Figures:
@@ -134,4 +137,37 @@ def alone(fresh: Figures, resumed: Figures, opening: Figures, walk: Figures) -> 
     print(f"\nstreamshard, {OURS:,} samples in {OURS // PER_SHARD:,} shards")
     for name, value in figures.items():
         print(f"{name:56} {value:12,.3f}")
+    return figures
+
+
+def budgets() -> Figures:
+    """Print and return what an epoch of a million molecules takes, and how full its batches are."""
+    rng = np.random.default_rng(0)
+    nodes = rng.integers(16, 31, 1_000_000).astype(np.int32)
+    edges = (2 * (nodes + rng.integers(-1, 4, len(nodes)))).astype(np.int32)
+    counts = np.full(50, len(nodes) // 50)
+    order = Order(counts, OrderRule(0, True, 24, 1, 80_000), epoch=0)
+    figures: Figures = {}
+    for limit in (100, 500, 3000):
+        begin = time.process_time()
+        batches = plan_batches(order, counts, nodes, edges, Budget(limit, 2 * limit))
+        figures[f"seconds for 10^6 graphs, {limit} nodes a batch"] = time.process_time() - begin
+        figures[f"fill with {limit} nodes a batch"] = batches.fill
+    least = {
+        limit: min(
+            plan_batches(
+                Order(np.full(10, 2000), OrderRule(0, True, lanes, 1, 1024), epoch=0),
+                np.full(10, 2000), nodes[:20_000], edges[:20_000], Budget(limit, 2 * limit + 100),
+            ).fill
+            for lanes in (1, 2, 8, 24, 96)
+        )
+        for limit in (60, 100, 500, 3000)
+    }  # fmt: skip
+    figures |= {
+        f"least fill over 1 to 96 lanes, 20,000 graphs, {limit} nodes a batch": fill
+        for limit, fill in least.items()
+    }
+    print("\nwithin a budget")
+    for name, value in figures.items():
+        print(f"{name:64} {value:8.3f}")
     return figures

@@ -1,7 +1,7 @@
 """LitData's streaming loader over PyG graphs: of_litdata.py MOLECULES FOLDER BATCH WORKERS
 
 Run in its own environment (tools/peers litdata). Packs the molecules of a `torch.save` file, then
-for every line on standard input runs an epoch and answers with the number of graphs.
+for every line `epoch` on standard input runs one and answers with the number of graphs.
 """
 
 import os
@@ -44,5 +44,7 @@ if __name__ == "__main__":
         StreamingDataset(folder, shuffle=True), batch_size=batch_size, num_workers=workers,
         collate_fn=collated, persistent_workers=True,
     )  # fmt: skip
-    for _ in sys.stdin:
+    for line in sys.stdin:
+        if line == "end\n":
+            break
         print(sum(batch.num_graphs for batch in loader), file=answers, flush=True)

@@ -1,0 +1,156 @@
+"""From a source to its dataset, or to one dataset for each split: the last step of every pack."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import os
+from collections.abc import Callable, Mapping
+from concurrent.futures import Executor
+from dataclasses import dataclass, field
+from typing import Any
+
+from streamshard.errors import UsageError
+from streamshard.pack.choose import check_split, split_source
+from streamshard.pack.job import OnError, Progress, Summary, pack
+from streamshard.pack.mapping import Map, Mapped, name_of
+from streamshard.pack.sources import KeyedSource
+from streamshard.pack.writer import ShardWriter
+from streamshard.shard.manifest import Manifest
+from streamshard.store.filesystem import open_store
+
+
+@dataclass
+class SplitSummary(Summary):
+    """What a pack with `--split` did, all splits together; each has a fingerprint of its own.
+
+    Attributes:
+        splits: What was done for each of them, by name.
+    """
+
+    splits: dict[str, Summary] = field(default_factory=dict)
+
+
+def deliver(
+    source: KeyedSource,
+    destination: str | os.PathLike[str],
+    *,
+    map: Map | None,
+    split: Mapping[str, float] | None,
+    portable: bool = True,
+    shard_size: int | str,
+    overwrite: bool,
+    resume: bool,
+    storage_options: Mapping[str, Any] | None,
+    workers: int | None,
+    executor: Executor | None,
+    start_method: str | None,
+    on_error: OnError,
+    progress: Progress | None,
+    about: Mapping[str, Any],
+    remark: Callable[[Manifest], list[str]] | None = None,
+) -> Summary:
+    """Pack a source, once for each split, each time only the inputs that belong to it.
+
+    Inputs are divided by their keys before they are loaded, so an input is loaded and encoded once;
+    what `map` makes of one input stays together, whatever keys it gives.
+
+    Args:
+        source: Where samples come from.
+        destination: Of the dataset; of those of the splits, the folder above.
+        map: Changes samples, or None.
+        split: How much of the inputs each split gets, or None for one dataset.
+        portable: Whether inputs may be sent to other processes for the sake of `map`.
+        shard_size: See `ShardWriter`; so are overwrite and storage_options.
+        overwrite: See `ShardWriter`.
+        resume: See `ShardWriter`; not with `split`.
+        storage_options: See `ShardWriter`.
+        workers: See `pack`; so is what follows.
+        executor: See `pack`.
+        start_method: See `pack`.
+        on_error: See `pack`.
+        progress: See `pack`.
+        about: See `pack`; `map` need not be among it.
+        remark: Notes on what was written.
+
+    Raises:
+        UsageError: Both `resume` and `split` are given.
+    """
+    if resume and split is not None:
+        # A split that is finished does not tell the fractions it was made with.
+        raise UsageError(
+            "resume and split do not go together; --overwrite (overwrite=True) begins anew"
+        )
+
+    if split is not None:
+        check_split(split)
+    whole = os.fspath(destination).rstrip("/") if split else destination
+    if split:
+        _check_room(f"{whole}", split, storage_options)
+    sources = {"": source} if split is None else split_source(source, split)
+    # Found before anything is made at the destination.
+    mapped = {
+        name: None if map is None else Mapped(one, map, portable=portable)
+        for name, one in sources.items()
+    }
+
+    def writer_to(name: str) -> ShardWriter:
+        return ShardWriter(
+            f"{whole}/{name}" if name else whole,
+            shard_size=shard_size,
+            classes=source.classes,
+            codecs=source.codecs,
+            overwrite=overwrite,
+            resume=resume,
+            storage_options=storage_options,
+        )
+
+    def pack_one(name: str, writer: ShardWriter) -> Summary:
+        changed = mapped[name]
+        summary = pack(
+            changed or sources[name],
+            writer,
+            workers=workers,
+            executor=executor,
+            start_method=start_method,
+            on_error=on_error,
+            progress=progress,
+            about={**about, "map": None if map is None else name_of(map)},
+            goes_on=split is None,
+        )
+        notes = [
+            *(changed.remarks if changed else []),
+            *(remark(writer.manifest) if remark else []),
+        ]
+        return dataclasses.replace(summary, notes=[*summary.notes, *notes])
+
+    with contextlib.ExitStack() as held:  # one that fails lets go of the others' destinations
+        writers: dict[str, ShardWriter] = {}
+        for name in sources:
+            writers[name] = writer_to(name)
+            held.push(writers[name])
+        done = {name: pack_one(name, writer) for name, writer in writers.items()}
+    return done[""] if split is None else _together(done)
+
+
+def _check_room(
+    destination: str, split: Mapping[str, float], storage_options: Mapping[str, Any] | None
+) -> None:
+    """Refuse a folder that holds something beside the splits, such as a dataset of its own."""
+    store = open_store(destination, storage_options)
+    if others := sorted(set(store.list()) - set(split)):
+        raise UsageError(f"{store.where} holds {others[0]} already; choose another place")
+
+
+def _together(splits: dict[str, Summary]) -> SplitSummary:
+    notes = dict.fromkeys(note for summary in splits.values() for note in summary.notes)
+    each = list(splits.values())
+    return SplitSummary(
+        samples=sum(summary.samples for summary in each),
+        shards=sum(summary.shards for summary in each),
+        bytes=sum(summary.bytes for summary in each),
+        seconds=sum(summary.seconds for summary in each),
+        skipped=[reason for summary in each for reason in summary.skipped],
+        notes=list(notes),
+        splits=splits,
+    )

@@ -1,0 +1,293 @@
+"""Tars in the WebDataset convention to shards: cut anew, shuffled, their images encoded anew."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Executor
+from dataclasses import dataclass
+from itertools import groupby
+from typing import Any, NamedTuple
+
+from streamshard.codec.base import Codec
+from streamshard.codec.registry import IMAGE_SUFFIXES, part_of
+from streamshard.errors import SampleError
+from streamshard.pack.choose import Globs, globbed
+from streamshard.pack.deliver import deliver
+from streamshard.pack.encode import KEY, check_key, escape_key
+from streamshard.pack.files import Files, absolute, stamp_of
+from streamshard.pack.image_loader import ImageFormat, Reencode
+from streamshard.pack.job import OnError, Progress, Summary
+from streamshard.pack.mapping import Map
+from streamshard.pack.patterns import READ_ONCE, expand_tars, samples_of, split_pattern
+from streamshard.pack.rows import LocalFile, local_file
+from streamshard.pack.sources import Sample, pack_order
+from streamshard.shard.manifest import HEAD, read_manifest
+from streamshard.store.base import translated
+from streamshard.store.filesystem import open_store
+
+WINDOW = 4  # tars whose samples are mixed, as many shards as a stream mixes by default
+
+
+class TarInput(NamedTuple):
+    """One sample of a tar: where its parts lie. While it lives, a temporary copy of the tar does.
+
+    Attributes:
+        key: Its key.
+        tar: The tar.
+        members: Suffix, offset and bytes of each part.
+    """
+
+    key: str
+    tar: LocalFile
+    members: tuple[tuple[str, int, int], ...]
+
+
+class Tars:
+    """The samples of some tars.
+
+    Attributes:
+        classes: Of the dataset, where the tars are one of ours.
+        codecs: None of its own.
+        load: Reads a sample.
+        notes: What was found so far.
+    """
+
+    def __init__(
+        self,
+        pattern: str,
+        *,
+        seed: int | None,
+        reencode: Reencode,
+        options: Mapping[str, Any] | None,
+    ) -> None:
+        """Find the tars; none is opened yet.
+
+        Args:
+            pattern: See `expand_tars`.
+            seed: Of the order in which samples are packed; None keeps that of the names and tars.
+            reencode: What becomes of images.
+            options: For fsspec.
+
+        Raises:
+            PackError: There is none.
+            UsageError: The braces are not balanced.
+        """
+        self.codecs: Mapping[str, Codec] = {}
+        self.notes: list[str] = []
+        self._tars, self._seed, self._options = expand_tars(pattern, options), seed, options
+        self.classes = _classes(pattern, options)
+        self.load = _LoadSample(reencode)
+        self._files = Files.of(
+            [absolute(url) for url in self._tars],
+            [stamp_of(url.removeprefix("file://")) for url in self._tars],
+        )
+
+    def inputs(self) -> Iterator[TarInput]:
+        """See `Source`.
+
+        Tars are taken in random order, `WINDOW` at a time, and the samples of these in random
+        order; so no more than the places of a few tars' samples are in memory, and no more than a
+        few tars have temporary copies. How many samples there are only reading them tells.
+        """
+        order = pack_order(len(self._tars), self._seed)
+        escaped = 0
+        for begin in range(0, len(order), WINDOW):
+            window = [self._tars[number] for number in order[begin : begin + WINDOW]]
+            found = [given for url in window for given in self._samples(url)]
+            escaped += sum(not given.key.endswith(_kept(given.key)) for given in found)
+            seed = None if self._seed is None else self._seed + begin
+            for number in pack_order(len(found), seed):
+                yield found[number]
+        note = f"{escaped} keys had characters that were escaped as %XX"
+        if escaped and note not in self.notes:
+            self.notes.append(note)
+
+    def _samples(self, url: str) -> Iterator[TarInput]:
+        tar = local_file(url, self._options)
+        with translated(tar.name), open(tar.path, "rb") as file:
+            size = file.seek(0, os.SEEK_END)
+            members = samples_of(file, size, tar.name)
+            for key, parts in groupby(members, key=lambda found: found[0]):
+                places = tuple((suffix, at.offset, at.size) for _, suffix, at in parts)
+                yield TarInput(key, tar, places)
+
+    def files(self) -> Files:
+        """See `Listed`; a remote tar has a name only."""
+        return self._files
+
+    @staticmethod
+    def key(given: TarInput) -> str:
+        """See `KeyedSource`."""
+        return _kept(given.key)
+
+    @staticmethod
+    def place(given: TarInput) -> str:
+        """See `Source`: the tar."""
+        return given.tar.name
+
+    @property
+    def portable(self) -> bool:
+        """See `Source`: only decoding and encoding is worth another process."""
+        return self.load.reencode.transforms
+
+
+def _kept(key: str) -> str:
+    """A key that every reader keeps: as it is, or what stands in the way as %XX."""
+    key = key.removeprefix("./")
+    try:
+        check_key(key)
+    except SampleError:
+        return escape_key(key)
+    return key
+
+
+def _classes(pattern: str, options: Mapping[str, Any] | None) -> Sequence[str] | None:
+    """The class names of a dataset of ours."""
+    folder, _ = split_pattern(pattern, READ_ONCE)
+    if "{" in folder:
+        return None
+    store = open_store(folder, options)
+    return read_manifest(store, store.where).classes if store.exists(HEAD) else None
+
+
+@dataclass(frozen=True)
+class _LoadSample:
+    """Reads the parts of one sample.
+
+    Attributes:
+        reencode: What becomes of images.
+    """
+
+    reencode: Reencode
+
+    def __call__(self, given: TarInput) -> Sample:
+        """The sample, its parts as the tar has them but for images that are encoded anew.
+
+        Raises:
+            SampleError: The tar can't be read any more, or an image is not whole.
+        """
+        sample: Sample = {KEY: _kept(given.key)}
+        for suffix, data in self._read(given):
+            try:
+                sample |= self._part(suffix, data)
+            except ValueError as error:
+                raise SampleError(
+                    f"{given.tar.name}: key {given.key}, part {suffix}: {error}"
+                ) from None
+        return sample
+
+    def _read(self, given: TarInput) -> Iterable[tuple[str, bytes]]:
+        parts = []
+        try:
+            with open(given.tar.path, "rb") as file:
+                for suffix, offset, nbytes in given.members:
+                    file.seek(offset)
+                    parts.append((suffix, file.read(nbytes)))
+        except OSError as error:
+            raise SampleError(f"{given.tar.name}: {error.strerror}") from None
+        return parts
+
+    def _part(self, suffix: str, data: bytes) -> dict[str, Any]:
+        """One part: of images only those that are their sample's, not a mask such as `seg.png`."""
+        if suffix in IMAGE_SUFFIXES and self.reencode.transforms:
+            return self.reencode(data, suffix)
+        return {part_of(suffix): data}
+
+
+def pack_tars(
+    pattern: str | os.PathLike[str],
+    destination: str | os.PathLike[str],
+    *,
+    shard_size: int | str = "256MB",
+    resize: int | None = None,
+    max_side: int | None = None,
+    format: ImageFormat | None = None,
+    quality: int = 90,
+    shuffle: bool = True,
+    seed: int = 0,
+    include: Sequence[str] = (),
+    exclude: Sequence[str] = (),
+    map: Map | None = None,
+    split: Mapping[str, float] | None = None,
+    on_error: OnError = "raise",
+    overwrite: bool = False,
+    resume: bool = False,
+    workers: int | None = None,
+    executor: Executor | None = None,
+    start_method: str | None = None,
+    storage_options: Mapping[str, Any] | None = None,
+    progress: Progress | None = None,
+) -> Summary:
+    """Pack existing tars in the WebDataset convention into shards.
+
+    Keys and parts stay as they are: a key is the path up to the first dot of the base name, a part
+    the rest in lower case. What no reader would keep in a key becomes %XX.
+
+    Args:
+        pattern: A folder or URL of tars; one tar; or several by braces and wildcards
+            (`data/train-{000..099}.tar`). Tars that are remote or compressed (`.tar.gz`, `.tgz`,
+            `.tar.bz2`, `.tar.xz`) are copied to temporary local files, a few at a time.
+        destination: Folder or URL; it must hold nothing yet.
+        shard_size: Bytes of a shard, a number or such as "256MB" (decimal).
+        resize: See `pack_images`; so are max_side, format and quality. Parts such as `jpg` are
+            encoded anew, those such as `seg.png` stay as they are.
+        max_side: See `pack_images`.
+        format: See `pack_images`.
+        quality: See `pack_images`.
+        shuffle: Pack in random order: that of the tars, and of the samples of four of them at a
+            time. Else tars come in the order of their names, or of the pattern.
+        seed: Of that order.
+        include: Patterns (`*` matches slashes too) of keys; by default all.
+        exclude: Patterns of keys that are left out.
+        map: See `pack_images`; all parts are bytes.
+        split: See `pack_images`; the tars are read, remote ones fetched, once for each split.
+        on_error: See `pack_images`; a damaged tar ends the pack either way.
+        overwrite: See `pack_images`; so is what follows.
+        resume: See `pack_images`; remote tars are compared by their names only.
+        workers: See `pack_images`.
+        executor: See `pack_images`.
+        start_method: See `pack_images`.
+        storage_options: For fsspec, to reach the tars and the destination.
+        progress: See `pack_images`.
+
+    Returns:
+        What was done.
+
+    Raises:
+        PackError: There is no such tar.
+        DamagedError: A tar is damaged, or a key comes back later in it.
+        SampleError: A sample can't be packed, and `on_error` is "raise"; its tar is named.
+        UsageError: The destination is not empty, or an argument breaks its rule.
+        StoreError: A tar can't be read.
+    """
+    reencode = Reencode(format, resize, max_side, quality)
+    source = Tars(
+        os.fspath(pattern),
+        seed=seed if shuffle else None,
+        reencode=reencode,
+        options=storage_options,
+    )
+    return deliver(
+        globbed(source, Globs(tuple(include), tuple(exclude))),
+        destination,
+        map=map,
+        split=split,
+        shard_size=shard_size,
+        overwrite=overwrite,
+        resume=resume,
+        storage_options=storage_options,
+        workers=workers,
+        executor=executor,
+        start_method=start_method,
+        on_error=on_error,
+        progress=progress,
+        about={
+            "source": absolute(os.fspath(pattern)),
+            **dataclasses.asdict(reencode),
+            "seed": seed if shuffle else None,
+            "include": list(include),
+            "exclude": list(exclude),
+        },
+    )
