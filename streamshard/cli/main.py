@@ -24,6 +24,7 @@ from streamshard.cli.options import (
     Overwrite,
     Quality,
     Resize,
+    Resume,
     Seed,
     ShardSize,
     Shuffle,
@@ -35,7 +36,13 @@ from streamshard.cli.options import (
 from streamshard.cli.pack_table import pack_table
 from streamshard.cli.pack_tars import pack_tars
 from streamshard.cli.plan import plan
-from streamshard.cli.show import format_bytes, print_summary, progress, result
+from streamshard.cli.show import (
+    format_bytes,
+    print_summary,
+    progress,
+    result,
+    tell_finished,
+)
 from streamshard.cli.unpack import cat, unpack
 from streamshard.cli.verify import verify
 from streamshard.errors import StreamshardError, UsageError
@@ -57,6 +64,8 @@ app.command("verify")(verify)
 
 pack_app.command("table")(pack_table)
 pack_app.command("tars")(pack_tars)
+
+_INTERRUPTED = 130  # as shells have it
 
 
 @app.callback(invoke_without_command=True)
@@ -93,6 +102,7 @@ def pack_images(
     map: Mapped = None,
     split: Split = None,
     on_error: Skip = OnError.stop,
+    resume: Resume = False,
     overwrite: Overwrite = False,
     export: Export = None,
     as_json: AsJson = False,
@@ -101,6 +111,7 @@ def pack_images(
     from streamshard.pack import images
 
     check_formats(export)
+    tell_finished(destination, resume=resume)
     with progress("packing images") as report:
         summary = images.pack_images(
             source,
@@ -119,6 +130,7 @@ def pack_images(
             map=map,
             split=fractions_of(split),
             on_error=on_error.value,
+            resume=resume,
             overwrite=overwrite,
             workers=workers,
             start_method="forkserver",  # the progress bar's thread would not survive a plain fork
@@ -164,6 +176,7 @@ def pack_graphs(
     map: Mapped = None,
     split: Split = None,
     on_error: Skip = OnError.stop,
+    resume: Resume = False,
     overwrite: Overwrite = False,
     export: Export = None,
     as_json: AsJson = False,
@@ -174,6 +187,7 @@ def pack_graphs(
 
     check_formats(export)
     args = parse_args(arg or [])
+    tell_finished(destination, resume=resume)
     with progress("packing graphs") as report:
         summary = graphs.pack_graphs(
             source,
@@ -192,6 +206,7 @@ def pack_graphs(
             map=map,
             split=fractions_of(split),
             on_error=on_error.value,
+            resume=resume,
             overwrite=overwrite,
             workers=workers,
             start_method="forkserver",  # see pack_images
@@ -278,11 +293,14 @@ def main() -> None:
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")  # names of files need not be text
     try:
-        sys.exit(app(standalone_mode=False) or 0)
-    except UsageError as error:
-        _fail(error, 2)
+        status = app(standalone_mode=False) or 0
+        if status == _INTERRUPTED and sys.argv[1:2] == ["pack"]:
+            is_split = any(word.startswith("--split") for word in sys.argv)
+            remedy = "" if is_split else "; what is finished of it --resume goes on with"
+            _fail(f"interrupted{remedy}", status)
+        sys.exit(status)
     except StreamshardError as error:
-        _fail(error, 1)
+        _fail(error, 2 if isinstance(error, UsageError) else 1)
     except Exception as error:
         # Wrong usage, as typer finds it; the home of its exceptions differs between versions.
         if not hasattr(error, "format_message"):

@@ -41,6 +41,7 @@ ShardSize = Annotated[str, typer.Option(help="Bytes of a shard, such as 64MB (de
 Shuffle = Annotated[bool, typer.Option(help="Pack in random order.")]
 Seed = Annotated[int, typer.Option(min=0, help="Of that order.")]
 Skip = Annotated[OnError, typer.Option(help="End at the first bad input, or count and list them.")]
+Resume = Annotated[bool, typer.Option("--resume", help="Go on with a pack that was not finished.")]
 Overwrite = Annotated[bool, typer.Option(help="Replace the dataset that lies there.")]
 Resize = Annotated[int | None, typer.Option(min=1, help="Pixels of the shorter side.")]
 MaxSide = Annotated[int | None, typer.Option(min=1, help="Most pixels of the longer side.")]

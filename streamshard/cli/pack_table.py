@@ -19,6 +19,7 @@ from streamshard.cli.options import (
     Overwrite,
     Quality,
     Resize,
+    Resume,
     Seed,
     ShardSize,
     Shuffle,
@@ -27,7 +28,7 @@ from streamshard.cli.options import (
     Workers,
     fractions_of,
 )
-from streamshard.cli.show import print_summary, progress
+from streamshard.cli.show import print_summary, progress, tell_finished
 
 
 def pack_table(
@@ -53,12 +54,14 @@ def pack_table(
     map: Mapped = None,
     split: Split = None,
     on_error: Skip = OnError.stop,
+    resume: Resume = False,
     overwrite: Overwrite = False,
     as_json: AsJson = False,
 ) -> None:
     """Pack the images that a table names; further columns become the part json."""
     from streamshard.pack import table
 
+    tell_finished(destination, resume=resume)
     with progress("packing images") as report:
         summary = table.pack_table(
             source,
@@ -78,6 +81,7 @@ def pack_table(
             map=map,
             split=fractions_of(split),
             on_error=on_error.value,
+            resume=resume,
             overwrite=overwrite,
             workers=workers,
             start_method="forkserver",  # the progress bar's thread would not survive a plain fork

@@ -18,6 +18,7 @@ from streamshard.cli.options import (
     Overwrite,
     Quality,
     Resize,
+    Resume,
     Seed,
     ShardSize,
     Shuffle,
@@ -26,7 +27,7 @@ from streamshard.cli.options import (
     Workers,
     fractions_of,
 )
-from streamshard.cli.show import print_summary, progress
+from streamshard.cli.show import print_summary, progress, tell_finished
 
 
 def pack_tars(
@@ -47,12 +48,14 @@ def pack_tars(
     map: Mapped = None,
     split: Split = None,
     on_error: Skip = OnError.stop,
+    resume: Resume = False,
     overwrite: Overwrite = False,
     as_json: AsJson = False,
 ) -> None:
     """Pack tars that others wrote, also compressed or remote ones: cut anew, and shuffled."""
     from streamshard.pack import tars
 
+    tell_finished(destination, resume=resume)
     with progress("packing tars") as report:
         summary = tars.pack_tars(
             pattern,
@@ -69,6 +72,7 @@ def pack_tars(
             map=map,
             split=fractions_of(split),
             on_error=on_error.value,
+            resume=resume,
             overwrite=overwrite,
             workers=workers,
             start_method="forkserver",  # the progress bar's thread would not survive a plain fork

@@ -57,30 +57,35 @@ def progress(what: str) -> Iterator[Report]:
     with Progress(*columns, console=console, transient=True) as bar:
         task = bar.add_task(what, total=None, rate="")
 
+        before: list[int] = []
+
         def report(samples: int, total: int | None, nbytes: int) -> None:
-            rate = _rate(samples, nbytes, time.monotonic() - begin)
+            rate = _rate(samples, nbytes, time.monotonic() - begin, before)
             bar.update(task, completed=samples, total=total, rate=rate)
 
         yield report
 
 
 def _lines(what: str, begin: float) -> Report:
-    last = begin
+    last, before = begin, list[int]()
 
     def report(samples: int, total: int | None, nbytes: int) -> None:
         nonlocal last
         now = time.monotonic()
+        rate = _rate(samples, nbytes, now - begin, before)
         if now - last >= _LINE_SECONDS:
             last = now
             of = f" of {total}" if total is not None else ""
-            line = f"{what}: {samples}{of} samples, {_rate(samples, nbytes, now - begin)}"
+            line = f"{what}: {samples}{of} samples, {rate}"
             print(line, file=sys.stderr, flush=True)
 
     return report
 
 
-def _rate(samples: int, nbytes: int, seconds: float) -> str:
-    seconds = max(seconds, 1e-3)
+def _rate(samples: int, nbytes: int, seconds: float, before: list[int]) -> str:
+    """How fast it goes, without what was done before the first report."""
+    before[:] = before or [samples - 1, 0 if samples == 1 else nbytes]
+    samples, nbytes, seconds = samples - before[0], nbytes - before[1], max(seconds, 1e-3)
     return f"{samples / seconds:,.0f} samples/s, {format_bytes(int(nbytes / seconds))}/s"
 
 
@@ -92,6 +97,18 @@ def result(value: Any, lines: list[str], *, as_json: bool) -> None:
         return
     for line in lines:
         print(line)
+
+
+def tell_finished(destination: str, *, resume: bool) -> None:
+    """Say on standard error what of a pack is finished, where it is to be gone on with."""
+    if not resume:
+        return
+    from streamshard.pack.journal import progress_of
+
+    shards, inputs = progress_of(destination)
+    if shards:
+        what = f"{shards:,} shard{'s' if shards > 1 else ''}, {inputs:,} inputs done; going on"
+        print(f"{destination}: {what}", file=sys.stderr)
 
 
 def print_summary(summary: Any, where: str, *, as_json: bool) -> None:

@@ -12,6 +12,7 @@ from typing import Any
 
 from streamshard.codec.base import Codec
 from streamshard.errors import PackError, UsageError
+from streamshard.pack.files import Files, Listed
 from streamshard.pack.sources import KeyedSource
 from streamshard.shard.split import hash_bounds, key_hash
 
@@ -114,6 +115,14 @@ class Chosen:
             return _Some(self._source.inputs, self._mask)
         source = self._source
         return (given for given in source.inputs() if self._accept(source.key(given)))
+
+    def files(self) -> Files | None:
+        """See `Listed`: all files of the source, since they decide the keys; the chosen first."""
+        files = self._source.files() if isinstance(self._source, Listed) else None
+        if files is None or not files.one_each or self._mask is None:
+            return None if files is None else files._replace(one_each=False)
+        mask = self._mask.ljust(len(files.names), b"\0")
+        return files.reordered(sorted(range(len(mask)), key=lambda number: not mask[number]))
 
 
 class _Some:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import os
 from collections.abc import Callable, Mapping
@@ -12,7 +13,7 @@ from typing import Any
 from streamshard.errors import UsageError
 from streamshard.pack.choose import check_split, split_source
 from streamshard.pack.job import OnError, Progress, Summary, pack
-from streamshard.pack.mapping import Map, Mapped
+from streamshard.pack.mapping import Map, Mapped, name_of
 from streamshard.pack.sources import KeyedSource
 from streamshard.pack.writer import ShardWriter
 from streamshard.shard.manifest import Manifest
@@ -39,12 +40,14 @@ def deliver(
     portable: bool = True,
     shard_size: int | str,
     overwrite: bool,
+    resume: bool,
     storage_options: Mapping[str, Any] | None,
     workers: int | None,
     executor: Executor | None,
     start_method: str | None,
     on_error: OnError,
     progress: Progress | None,
+    about: Mapping[str, Any],
     remark: Callable[[Manifest], list[str]] | None = None,
 ) -> Summary:
     """Pack a source, once for each split, each time only the inputs that belong to it.
@@ -60,48 +63,74 @@ def deliver(
         portable: Whether inputs may be sent to other processes for the sake of `map`.
         shard_size: See `ShardWriter`; so are overwrite and storage_options.
         overwrite: See `ShardWriter`.
+        resume: See `ShardWriter`; not with `split`.
         storage_options: See `ShardWriter`.
         workers: See `pack`; so is what follows.
         executor: See `pack`.
         start_method: See `pack`.
         on_error: See `pack`.
         progress: See `pack`.
+        about: See `pack`; `map` need not be among it.
         remark: Notes on what was written.
-    """
 
-    def pack_one(one: KeyedSource, writer: ShardWriter) -> Summary:
-        mapped = None if map is None else Mapped(one, map, portable=portable)
+    Raises:
+        UsageError: Both `resume` and `split` are given.
+    """
+    if resume and split is not None:
+        # A split that is finished does not tell the fractions it was made with.
+        raise UsageError(
+            "resume and split do not go together; --overwrite (overwrite=True) begins anew"
+        )
+
+    if split is not None:
+        check_split(split)
+    whole = os.fspath(destination).rstrip("/") if split else destination
+    if split:
+        _check_room(f"{whole}", split, storage_options)
+    sources = {"": source} if split is None else split_source(source, split)
+    # Found before anything is made at the destination.
+    mapped = {
+        name: None if map is None else Mapped(one, map, portable=portable)
+        for name, one in sources.items()
+    }
+
+    def writer_to(name: str) -> ShardWriter:
+        return ShardWriter(
+            f"{whole}/{name}" if name else whole,
+            shard_size=shard_size,
+            classes=source.classes,
+            codecs=source.codecs,
+            overwrite=overwrite,
+            resume=resume,
+            storage_options=storage_options,
+        )
+
+    def pack_one(name: str, writer: ShardWriter) -> Summary:
+        changed = mapped[name]
         summary = pack(
-            mapped or one,
+            changed or sources[name],
             writer,
             workers=workers,
             executor=executor,
             start_method=start_method,
             on_error=on_error,
             progress=progress,
+            about={**about, "map": None if map is None else name_of(map)},
+            goes_on=split is None,
         )
-        notes = mapped.remarks if mapped else []
-        notes += remark(writer.manifest) if remark else []
+        notes = [
+            *(changed.remarks if changed else []),
+            *(remark(writer.manifest) if remark else []),
+        ]
         return dataclasses.replace(summary, notes=[*summary.notes, *notes])
 
-    def writer_to(place: str | os.PathLike[str]) -> ShardWriter:
-        return ShardWriter(
-            place,
-            shard_size=shard_size,
-            classes=source.classes,
-            codecs=source.codecs,
-            overwrite=overwrite,
-            storage_options=storage_options,
-        )
-
-    if split is None:
-        return pack_one(source, writer_to(destination))
-    check_split(split)
-    whole = os.fspath(destination).rstrip("/")
-    _check_room(whole, split, storage_options)
-    sources = split_source(source, split)
-    writers = {name: writer_to(f"{whole}/{name}") for name in split}
-    return _together({name: pack_one(sources[name], writers[name]) for name in split})
+    with contextlib.ExitStack() as held:  # one that fails lets go of the others' destinations
+        writers: dict[str, ShardWriter] = {}
+        for name in sources:
+            writers[name] = writer_to(name)
+            held.push(writers[name])
+        done = {name: pack_one(name, writer) for name, writer in writers.items()}
+    return done[""] if split is None else _together(done)
 
 
 def _check_room(

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from streamshard.codec.graph import GraphCodec
 from streamshard.errors import SampleError
 from streamshard.pack.encode import KEY
+from streamshard.pack.files import Files
 from streamshard.pack.sources import Sample, pack_order
 
 if TYPE_CHECKING:
@@ -48,6 +49,10 @@ class GraphReader(ABC):
         """The numbers of all graphs in the order in which they are packed."""
         return pack_order(len(self), seed)
 
+    def files(self, seed: int | None) -> Files | None:
+        """The files as they were when they were looked through, in the order of a pack."""
+        return None
+
 
 class GraphFiles:
     """A source of the graphs in files; keys are their numbers.
@@ -80,6 +85,10 @@ class GraphFiles:
     def inputs(self) -> _Keyed:
         """See `Source`: keys and places."""
         return _Keyed(self._files, self._seed)
+
+    def files(self) -> Files | None:
+        """See `Listed`."""
+        return self._files.files(self._seed)
 
     @staticmethod
     def key(given: tuple[str, Any]) -> str:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
+import itertools
+import json
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence, Sized
 from concurrent.futures import Executor
@@ -19,6 +22,7 @@ from streamshard.pack.mapping import Map
 from streamshard.pack.sources import Sample, pack_order
 from streamshard.pack.specs import graphs_of
 from streamshard.shard.manifest import Manifest
+from streamshard.store.base import redact
 
 if TYPE_CHECKING:
     from torch_geometric.data import Data
@@ -93,8 +97,13 @@ class _IndexedGraphs:
         return len(self._order)
 
     def __iter__(self) -> Iterator[tuple[str, Data]]:
+        return self.after(0)
+
+    def after(self, place: int) -> Iterator[tuple[str, Data]]:
+        """Those from one on; the others are not looked at, which may lie on a disk."""
         width = max(6, len(str(len(self._order) - 1)))
-        return ((f"{number:0{width}d}", self._graphs[number]) for number in self._order)
+        order = itertools.islice(self._order, place, None)
+        return ((f"{number:0{width}d}", self._graphs[number]) for number in order)
 
 
 def _as_source(graphs: Any, *, seed: int | None, codec: GraphCodec) -> Graphs | GraphFiles:
@@ -122,6 +131,7 @@ def pack_graphs(
     split: Mapping[str, float] | None = None,
     on_error: OnError = "raise",
     overwrite: bool = False,
+    resume: bool = False,
     workers: int | None = None,
     executor: Executor | None = None,
     start_method: str | None = None,
@@ -152,6 +162,8 @@ def pack_graphs(
             for each split, so it must be one that begins anew each time, such as a list.
         on_error: "raise", or "skip" to leave out what can't be packed.
         overwrite: Replace the dataset that lies there.
+        resume: Go on with a pack that was not finished; the bytes are as if it had not ended, where
+            the source gives the same graphs in the same order. Not with `split`.
         workers: Processes that read and encode, where graphs come from a `.csv`, a `.jsonl` or
             `.pt` files; other graphs are in this process already. By default all cores from 5,000
             graphs on, and this process alone for fewer.
@@ -166,7 +178,8 @@ def pack_graphs(
     Raises:
         SampleError: A graph can't be packed, and `on_error` is "raise"; named by its number and,
             where it comes from a file, by its place there.
-        PackError: There are no graphs where they should be.
+        PackError: There are no graphs where they should be, another pack writes to the destination,
+            or the one to go on with is of another source or other options.
         UsageError: The destination is not empty, or an argument breaks its rule.
     """
     spec = os.fspath(source) if isinstance(source, str | os.PathLike) else None
@@ -190,14 +203,40 @@ def pack_graphs(
         portable=graphs.portable,
         shard_size=shard_size,
         overwrite=overwrite,
+        resume=resume,
         storage_options=storage_options,
         workers=workers,
         executor=executor,
         start_method=start_method,
         on_error=on_error,
         progress=progress,
+        about={
+            "source": type(source).__name__ if spec is None else _name_of(spec),
+            "smiles": smiles,
+            "targets": list(targets),
+            "args": _digest(args),
+            "seed": seed if shuffle else None,
+            "allow_empty": allow_empty,
+            "allow_nan": allow_nan,
+            "narrow": narrow,
+            "include": list(include),
+            "exclude": list(exclude),
+        },
         remark=_widened,
     )
+
+
+def _name_of(spec: str) -> str:
+    """A source by a name that does not depend on the folder we are in, without secrets."""
+    return os.path.abspath(spec) if os.path.exists(spec) else redact(spec)
+
+
+def _digest(args: Mapping[str, Any] | None) -> str | None:
+    """Arguments, to be compared; they may hold secrets."""
+    if not args:
+        return None
+    text = json.dumps(dict(args), sort_keys=True, default=lambda value: type(value).__name__)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 def _widened(manifest: Manifest) -> list[str]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
+from pathlib import PurePosixPath
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
@@ -14,6 +14,7 @@ from streamshard.codec.image import decode_pixels, encode_pixels, image_size
 from streamshard.codec.registry import IMAGE_SUFFIXES
 from streamshard.errors import PackError, SampleError, StoreError, UsageError
 from streamshard.pack.encode import KEY, escape_key
+from streamshard.pack.files import Stamp, check_unchanged
 from streamshard.pack.sources import Sample
 from streamshard.store.base import HAS_SCHEME, Store, redact
 from streamshard.store.filesystem import open_store
@@ -90,6 +91,7 @@ class ImageInput(NamedTuple):
     path: str
     part: str
     label: int | None
+    stamp: Stamp | None = None  # of a local file, when it was listed
 
 
 @dataclass(frozen=True)
@@ -102,11 +104,12 @@ class ImageLoader:
         """The sample of one file.
 
         Raises:
-            SampleError: The file is gone or unreadable, or not a whole image where it is decoded;
-                where its bytes are kept, the codec checks them.
+            SampleError: The file is gone, unreadable or changed since it was listed, or not a whole
+                image where it is decoded; where its bytes are kept, the codec checks them.
         """
         try:
-            sample: Sample = {KEY: image.key, **self.reencode(_read(image.path), image.part)}
+            data = _read(image.path, image.stamp)
+            sample: Sample = {KEY: image.key, **self.reencode(data, image.part)}
         except OSError as error:
             raise SampleError(f"{image.path}: {error.strerror}") from None
         except StoreError as error:  # which names the place
@@ -118,9 +121,12 @@ class ImageLoader:
         return sample
 
 
-def _read(path: str) -> bytes:
+def _read(path: str, stamp: Stamp | None) -> bytes:
     if not HAS_SCHEME.match(path):
-        return Path(path).read_bytes()
+        with open(path, "rb") as file:
+            data = file.read()
+            check_unchanged(file.fileno(), stamp)
+        return data
     folder, _, name = path.rpartition("/")
     return bytes(_store(folder).map(name))
 

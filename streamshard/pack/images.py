@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import dataclasses
 import operator
 import os
+import zlib
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Executor
 from pathlib import PurePath
 from typing import Any
+
+import numpy as np
 
 from streamshard.codec.base import Codec
 from streamshard.codec.registry import IMAGE_SUFFIXES
 from streamshard.errors import PackError
 from streamshard.pack.choose import Globs
 from streamshard.pack.deliver import deliver
+from streamshard.pack.files import Files, Stamp, stamp_of
 from streamshard.pack.image_loader import (
     ImageFormat,
     ImageInput,
@@ -40,6 +45,7 @@ class ImageFolder:
             those that are text.
         codecs: None of its own.
         notes: What was found while listing.
+        labels_crc: A checksum of what a file of labels says of the images, or None.
     """
 
     def __init__(
@@ -84,6 +90,10 @@ class ImageFolder:
             )
             for place, (path, number) in enumerate(zip(paths, numbers, strict=True))
         ]
+        self._files = Files.of(
+            paths, (stamp_of(image.path) for image in self._inputs), one_each=True
+        )
+        self.labels_crc = zlib.crc32(np.array(numbers, np.int64)) if labels else None
         escaped = sum("%" in image.key for image in self._inputs)
         if escaped:
             self.notes.append(f"{escaped} keys had characters that were escaped as %XX")
@@ -160,7 +170,11 @@ class ImageFolder:
 
     def inputs(self) -> Sequence[ImageInput]:
         """See `Source`."""
-        return [self._inputs[number] for number in self._order]
+        return _InOrder(self._inputs, self._files, self._order)
+
+    def files(self) -> Files:
+        """See `Listed`: in pack order, by their paths below the folder."""
+        return self._files.reordered(self._order)
 
     @property
     def place(self) -> Callable[[ImageInput], str]:
@@ -175,6 +189,21 @@ class ImageFolder:
     def key(self, given: ImageInput) -> str:
         """See `KeyedSource`."""
         return given.key
+
+
+class _InOrder(Sequence[ImageInput]):
+    """Images in pack order, each with the stamp of its file."""
+
+    def __init__(self, images: Sequence[ImageInput], files: Files, order: Sequence[int]) -> None:
+        self._images, self._files, self._order = images, files, order
+
+    def __len__(self) -> int:
+        return len(self._order)
+
+    def __getitem__(self, place: int) -> ImageInput:  # type: ignore[override]
+        number = self._order[place]
+        stamp = Stamp(int(self._files.sizes[number]), int(self._files.marks[number]))
+        return self._images[number]._replace(stamp=stamp)
 
 
 def pack_images(
@@ -196,6 +225,7 @@ def pack_images(
     split: Mapping[str, float] | None = None,
     on_error: OnError = "raise",
     overwrite: bool = False,
+    resume: bool = False,
     workers: int | None = None,
     executor: Executor | None = None,
     start_method: str | None = None,
@@ -230,6 +260,8 @@ def pack_images(
             the destination, divided by key as `ShardDataset.split` does.
         on_error: "raise", or "skip" to leave out what can't be read.
         overwrite: Replace the dataset that lies there.
+        resume: Go on with a pack that was not finished; the bytes are as if it had not ended, where
+            the function of `map` does what it did. Not with `split`.
         workers: Processes; by default all cores where images are encoded, none where they are not.
         executor: Use this `concurrent.futures` executor instead.
         start_method: Of those processes: fork, spawn or forkserver; the platform's default if None.
@@ -240,16 +272,18 @@ def pack_images(
         What was done.
 
     Raises:
-        PackError: The folder can't be packed as asked.
+        PackError: The folder can't be packed as asked, another pack writes there, or the one to go
+            on with is of other files or options.
         SampleError: An image can't be read, and `on_error` is "raise".
         UsageError: The destination is not empty, or an argument breaks its rule.
     """
     check_keys(keys)
+    reencode = Reencode(format, resize, max_side, quality)
     folder = ImageFolder(
         os.fspath(source),
         keys=keys,
         seed=seed if shuffle else None,
-        reencode=Reencode(format, resize, max_side, quality),
+        reencode=reencode,
         globs=Globs(tuple(include), tuple(exclude)),
         labels=None if labels is None else os.fspath(labels),
     )
@@ -260,10 +294,20 @@ def pack_images(
         split=split,
         shard_size=shard_size,
         overwrite=overwrite,
+        resume=resume,
         storage_options=storage_options,
         workers=workers,
         executor=executor,
         start_method=start_method,
         on_error=on_error,
         progress=progress,
+        about={
+            "source": os.path.abspath(source),
+            **dataclasses.asdict(reencode),
+            "seed": seed if shuffle else None,
+            "keys": keys,
+            "include": list(include),
+            "exclude": list(exclude),
+            "labels": folder.labels_crc,
+        },
     )

@@ -15,7 +15,7 @@ from streamshard.codec.registry import codec_of, part_of
 from streamshard.errors import DamagedError, PackError, SampleError
 from streamshard.pack.job import Summary
 from streamshard.pack.patterns import expand_names, samples_of, split_pattern
-from streamshard.pack.writer import write_manifest
+from streamshard.pack.publish import write_manifest
 from streamshard.shard import tar
 from streamshard.shard.index import Cell, IndexBuilder
 from streamshard.shard.manifest import HEAD, Manifest, Part, Shard, ShardTable, index_name

@@ -7,22 +7,24 @@ appended here, one after another, in the order of the source.
 from __future__ import annotations
 
 import contextlib
+import itertools
 import os
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sized
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sized
 from concurrent.futures import Executor, Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, field
 from multiprocessing import get_context
 from typing import Any, Literal, NamedTuple
 
-import torch
-
 from streamshard.codec.base import Packed
-from streamshard.errors import PackError, SampleError, UsageError, WorkerError
+from streamshard.errors import PackError, SampleError, StoreError, UsageError, WorkerError
 from streamshard.pack.encode import Encoder
+from streamshard.pack.files import Listed
+from streamshard.pack.journal import Journal
 from streamshard.pack.sources import Sample, Source, chunks
+from streamshard.pack.worker import begin_worker
 from streamshard.pack.writer import ShardWriter
 
 _CHUNK = 32  # inputs that travel to a worker together
@@ -99,8 +101,10 @@ def pack(
     start_method: str | None = None,
     on_error: OnError = "raise",
     progress: Progress | None = None,
+    about: Mapping[str, Any] | None = None,
+    goes_on: bool = True,
 ) -> Summary:
-    """Write a source's samples and close the writer.
+    """Write a source's samples and close the writer, which may be one that goes on.
 
     Args:
         source: Where samples come from.
@@ -111,46 +115,109 @@ def pack(
         start_method: Of those processes: fork, spawn or forkserver; the platform's default if None.
         on_error: "raise" ends at the first input that can't be packed, "skip" counts and lists it.
         progress: Called now and then.
+        about: What of the source and its options decides the bytes, as JSON has them; a pack is
+            gone on with only where that is the same.
+        goes_on: Whether errors may say that the pack can be gone on with.
 
     Raises:
         SampleError: An input can't be packed, and `on_error` is "raise".
+        PackError: The source is not the one that a pack before began with.
     """
-    if on_error not in ("raise", "skip"):
-        raise UsageError(f'on_error is {on_error!r}; it must be "raise" or "skip"')
     begin = time.monotonic()
     summary = Summary(notes=source.notes)
-    inputs = source.inputs()
-    total = len(inputs) if isinstance(inputs, Sized) else None
-    encode = _EncodeChunk(source.load, Encoder(source.codecs), source.place)
-    with _pool(executor, _workers(source, workers), start_method) as pool, writer:
-        dropped = 0
-        for done, several in enumerate(_encoded(inputs, encode, pool), 1):
-            dropped += not several
-            for encoded in several:
-                _append_or_skip(encoded, writer, summary, on_error)
-            if progress:
-                progress(done, total, writer.bytes_written)
-        if summary.skipped and not summary.samples:
-            raise PackError(f"no sample was written: {summary.skipped[0]}")
-    if dropped:
-        summary.notes = [*summary.notes, f"{dropped} inputs were dropped by --map"]
+    if writer.is_closed:
+        summary.notes = ["finished already: nothing was done"]
+    else:
+        with _resumable(writer, goes_on=goes_on), writer:
+            if on_error not in ("raise", "skip"):
+                raise UsageError(f'on_error is {on_error!r}; it must be "raise" or "skip"')
+            with _pool(executor, _workers(source, workers), start_method) as pool:
+                journal = _write(
+                    source,
+                    writer,
+                    about or {},
+                    pool,
+                    may_skip=on_error == "skip",
+                    progress=progress,
+                )
+                summary.skipped = journal.skipped
+        if journal.dropped:
+            summary.notes = [*summary.notes, f"{journal.dropped} inputs were dropped by --map"]
     table = writer.manifest.table
-    summary.shards, summary.bytes = len(table), int(table.nbytes.sum())
-    summary.fingerprint = writer.manifest.fingerprint
+    summary.samples, summary.shards = len(writer.manifest), len(table)
+    summary.bytes, summary.fingerprint = int(table.nbytes.sum()), writer.manifest.fingerprint
     summary.seconds = time.monotonic() - begin
     return summary
 
 
-def _append_or_skip(
-    encoded: _Encoded, writer: ShardWriter, summary: Summary, on_error: OnError
-) -> None:
+def _write(
+    source: Source,
+    writer: ShardWriter,
+    about: Mapping[str, Any],
+    pool: Executor | None,
+    *,
+    may_skip: bool,
+    progress: Progress | None,
+) -> Journal:
+    """Write what is not written yet; the journal tells what was taken, all in all."""
+    inputs = source.inputs()
+    total = len(inputs) if isinstance(inputs, Sized) else None
+    encode = _EncodeChunk(source.load, Encoder(source.codecs), source.place)
+    files = source.files() if isinstance(source, Listed) else None
+    journal = writer.begin({**about, "inputs": total}, files)
+    for several in _encoded(_still_due(inputs, encode, journal), encode, pool):
+        for encoded in several[journal.within :]:  # of the first, some may be in a finished shard
+            try:
+                _append(encoded, writer)
+                journal.note()
+            except SampleError as error:
+                if not may_skip:
+                    raise
+                journal.note(str(error))
+        journal.end_input()
+        if progress:
+            progress(journal.inputs, total, writer.bytes_written)
+    if journal.skipped and not writer.samples:
+        raise PackError(f"no sample was written: {journal.skipped[0]}")
+    return journal
+
+
+def _still_due(inputs: Iterable[Any], encode: _EncodeChunk, journal: Journal) -> Iterable[Any]:
+    """The inputs not whole in finished shards; the last sample there must have the same bytes."""
+    if journal.last < 0:
+        return inputs
+    after = getattr(inputs, "after", None)
+    rest = after(journal.last) if after else itertools.islice(inputs, journal.last, None)
+    for given in itertools.islice(rest, 1):
+        if _gives_last(encode([given])[0], journal):
+            if journal.last == journal.inputs:  # some samples of it are still due
+                return itertools.chain([given], rest)
+            return itertools.islice(rest, journal.inputs - journal.last - 1, None)
+    raise PackError(
+        f"input {journal.last} of the source is not what is in the last finished shard: the source "
+        "changed, or is encoded in another way; --overwrite (overwrite=True) begins anew"
+    )
+
+
+def _gives_last(samples: list[_Encoded], journal: Journal) -> bool:
+    """Whether an input gives, where it did, the last sample of what is finished."""
+    taken = journal.within if journal.last == journal.inputs else 0
+    if len(samples) < max(journal.last_within + 1, taken):
+        return False
+    last = samples[journal.last_within].sample
+    return not isinstance(last, SampleError) and journal.is_last(*last)
+
+
+@contextlib.contextmanager
+def _resumable(writer: ShardWriter, *, goes_on: bool) -> Iterator[None]:
+    """Name the remedy where a pack can go on from what is finished."""
     try:
-        _append(encoded, writer)
-        summary.samples += 1
-    except SampleError as error:
-        if on_error == "raise":
+        yield
+    except (StoreError, SampleError, WorkerError) as error:
+        if not goes_on or not (writer.shards or isinstance(error, StoreError)):
             raise
-        summary.skipped.append(str(error))
+        done = f"{writer.shards} shard{'s are' if writer.shards != 1 else ' is'} finished"
+        raise type(error)(f"{error}; {done}: --resume (resume=True) goes on") from None
 
 
 def _append(encoded: _Encoded, writer: ShardWriter) -> None:
@@ -180,9 +247,7 @@ def _pool(
         return
     # One thread each: the workers are the parallelism, and a forked process must not enter the
     # thread pool that its parent has used.
-    own = ProcessPoolExecutor(
-        workers, get_context(start_method), initializer=torch.set_num_threads, initargs=(1,)
-    )
+    own = ProcessPoolExecutor(workers, get_context(start_method), initializer=begin_worker)
     try:
         yield own
     except BrokenProcessPool:

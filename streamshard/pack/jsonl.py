@@ -23,6 +23,7 @@ import torch
 
 from streamshard.codec.pyg import check_name
 from streamshard.errors import PackError
+from streamshard.pack.files import Files
 from streamshard.pack.graph_files import GraphReader
 from streamshard.pack.lines import jsonl_rows, parse_object
 from streamshard.pack.rows import Row, RowFile
@@ -80,6 +81,10 @@ class JsonlGraphs(GraphReader):
 
     def __len__(self) -> int:
         return len(self._rows)
+
+    def files(self, seed: int | None) -> Files:
+        """See `GraphReader`."""
+        return self._rows.files()
 
     def __getitem__(self, number: int) -> Row:
         """See `GraphReader`."""

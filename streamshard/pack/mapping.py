@@ -14,6 +14,7 @@ from streamshard.codec.base import Codec
 from streamshard.errors import SampleError
 from streamshard.pack.callables import callable_of
 from streamshard.pack.encode import KEY
+from streamshard.pack.files import Files, Listed
 from streamshard.pack.sources import Sample, Source
 
 Function = Callable[[Sample], Any]  # a sample, a list of samples, or None
@@ -27,6 +28,14 @@ _HERE = "map= ran in this process: workers know only functions at the top of a m
 def _function_of(spec: str) -> Function:
     """The function of a spec, looked up once in every process."""
     return callable_of(spec, "is no function; --map takes module:function or file.py:function")
+
+
+def name_of(function: Map) -> str:
+    """What a function is called, so that another one can be told from it."""
+    if isinstance(function, str):
+        return function
+    named: Any = function if hasattr(function, "__qualname__") else type(function)
+    return f"{named.__module__}.{named.__qualname__}"
 
 
 class Mapped:
@@ -63,6 +72,11 @@ class Mapped:
         self.remarks = [_HERE] if portable and here else []
         self.load = _MappedLoad(source.load, function, source.place)
         self.inputs: Callable[[], Iterable[Any]] = source.inputs
+        self._source = source
+
+    def files(self) -> Files | None:
+        """See `Listed`."""
+        return self._source.files() if isinstance(self._source, Listed) else None
 
 
 @dataclass(frozen=True)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from streamshard.errors import PackError, UsageError
+from streamshard.pack.files import Files
 from streamshard.pack.graph_files import GraphReader
 from streamshard.pack.lines import ParseCells, check_columns, csv_rows
 from streamshard.pack.rows import Row, RowFile
@@ -61,6 +62,10 @@ class Molecules(GraphReader):
 
     def __len__(self) -> int:
         return len(self._rows)
+
+    def files(self, seed: int | None) -> Files:
+        """See `GraphReader`."""
+        return self._rows.files()
 
     def __getitem__(self, number: int) -> Row:
         """See `GraphReader`."""

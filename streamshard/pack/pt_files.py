@@ -17,6 +17,7 @@ import torch
 
 from streamshard.codec.pyg import check_name
 from streamshard.errors import PackError
+from streamshard.pack.files import Files, Stamp, check_unchanged, stamp_of
 from streamshard.pack.graph_files import GraphReader
 from streamshard.pack.sources import pack_order, walk
 
@@ -32,6 +33,7 @@ class PtPlace(NamedTuple):
     path: str
     number: int
     alone: bool  # in its file
+    stamp: Stamp | None = None  # of the file, when it was listed
 
     def __str__(self) -> str:
         return self.path if self.alone else f"{self.path}, graph {self.number}"
@@ -56,6 +58,7 @@ class PtFolder(GraphReader):
         self.notes = []
         if others := len(names) - len(self._paths):
             self.notes.append(f"{others} files that are not .pt were left out")
+        self._stamps = [stamp_of(path) for path in self._paths]
         self._ends = np.cumsum(np.array([_count(path) for path in self._paths], np.int64))
 
     def __len__(self) -> int:
@@ -65,7 +68,8 @@ class PtFolder(GraphReader):
         """See `GraphReader`."""
         file = int(np.searchsorted(self._ends, number, side="right"))
         begin, end = self._bounds(file)
-        return PtPlace(self._paths[file], number - begin, end - begin == 1)
+        alone = end - begin == 1
+        return PtPlace(self._paths[file], number - begin, alone, self._stamps[file])
 
     def _bounds(self, file: int) -> tuple[int, int]:
         """The numbers of a file's graphs."""
@@ -83,6 +87,15 @@ class PtFolder(GraphReader):
         finally:
             _graphs_of.cache_clear()
 
+    def files(self, seed: int | None) -> Files:
+        """See `GraphReader`."""
+        order = pack_order(len(self._paths), seed)
+        return Files.of(
+            [self._paths[n] for n in order],
+            [self._stamps[n] for n in order],
+            one_each=len(self) == len(self._paths),
+        )
+
     @property
     def read(self) -> Any:
         """See `GraphReader`."""
@@ -90,13 +103,15 @@ class PtFolder(GraphReader):
 
 
 def _read(place: PtPlace) -> tuple[Data, dict[str, Any]]:
-    return _as_graph(_graphs_of(place.path)[place.number]), {}
+    return _as_graph(_graphs_of(place.path, place.stamp)[place.number]), {}
 
 
 @functools.lru_cache(maxsize=1)  # places of one file come one after another
-def _graphs_of(path: str) -> list[Any]:
+def _graphs_of(path: str, stamp: Stamp | None) -> list[Any]:
     _check_sums(path)
     value = _load(path, mmap=False)
+    with open(path, "rb") as file:
+        check_unchanged(file.fileno(), stamp)
     graphs = value if isinstance(value, list) else [value]
     if not graphs:
         raise ValueError("an empty list; remove the file")

@@ -35,7 +35,7 @@ from streamshard.pack.known import (
     shard_names,
 )
 from streamshard.pack.patterns import samples_of, split_pattern
-from streamshard.pack.writer import manifest_files
+from streamshard.pack.publish import manifest_files
 from streamshard.shard.manifest import (
     FOLDER,
     HEAD,

@@ -15,6 +15,7 @@ from pathlib import Path, PurePosixPath
 from typing import IO, Any, NamedTuple, cast
 
 from streamshard.errors import PackError
+from streamshard.pack.files import Files, Stamp, check_unchanged, stamp_of, stamp_of_bytes
 from streamshard.store.base import HAS_SCHEME, full_disk_named, redact, translated
 from streamshard.store.filesystem import open_store
 
@@ -35,6 +36,7 @@ class Row(NamedTuple):
     line: int
     offset: int
     nbytes: int
+    stamp: Stamp | None = None  # of the file, when it was looked through
 
     def __str__(self) -> str:
         return f"{self.name}:{self.line}"
@@ -43,11 +45,12 @@ class Row(NamedTuple):
         """The row's bytes.
 
         Raises:
-            ValueError: The file has become shorter.
+            ValueError: The file has changed.
         """
         with open(self.path, "rb") as file:
             file.seek(self.offset)
             data = file.read(self.nbytes)
+            check_unchanged(file.fileno(), self.stamp)
         if len(data) != self.nbytes:
             raise ValueError(
                 f"{self.nbytes} bytes wanted at offset {self.offset}, {len(data)} there"
@@ -61,10 +64,11 @@ class LocalFile:
     Attributes:
         name: What it is called in errors.
         path: Where it lies.
+        temporary: Whether it is such a copy.
     """
 
     def __init__(self, name: str, path: str, *, temporary: bool) -> None:
-        self.name, self.path = name, path
+        self.name, self.path, self.temporary = name, path, temporary
         if temporary:  # unpickling, in another process, does not come here
             weakref.finalize(self, _unlink, path, os.getpid())
 
@@ -115,6 +119,9 @@ class RowFile:
         """
         self._local = local_file(file) if isinstance(file, str) else file
         self.name, self._path = self._local.name, self._local.path
+        self._stamp = stamp_of(self._path)
+        # The time of a temporary copy is our own.
+        self._listed = stamp_of_bytes(self._path) if self._local.temporary else self._stamp
         self._lines, self._offsets, self._nbytes = array("q"), array("q"), array("q")
 
     def lines(self) -> Iterator[bytes]:
@@ -133,7 +140,11 @@ class RowFile:
 
     def __getitem__(self, number: int) -> Row:
         at = self._lines[number], self._offsets[number], self._nbytes[number]
-        return Row(self.name, self._path, *at)
+        return Row(self.name, self._path, *at, self._stamp)
+
+    def files(self) -> Files:
+        """The one file."""
+        return Files.of([self.name], [self._listed])
 
 
 def is_compressed(name: str) -> bool:

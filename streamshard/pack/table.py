@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import posixpath
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -13,6 +14,7 @@ from streamshard.codec.base import Codec
 from streamshard.errors import PackError, SampleError, UsageError
 from streamshard.pack.choose import Globs
 from streamshard.pack.deliver import deliver
+from streamshard.pack.files import Files, absolute
 from streamshard.pack.image_loader import (
     ImageFormat,
     ImageInput,
@@ -144,6 +146,10 @@ class Table:
     def inputs(self) -> Sequence[TableInput]:
         """See `Source`."""
         return _Rows(self._rows, self._numbers, self._order)
+
+    def files(self) -> Files:
+        """See `Listed`: the table; images may lie anywhere."""
+        return self._rows.files()
 
     def key(self, given: TableInput) -> str:
         """See `KeyedSource`; of a row that can't be read, which fails when it is due, nothing."""
@@ -310,6 +316,7 @@ def pack_table(
     split: Mapping[str, float] | None = None,
     on_error: OnError = "raise",
     overwrite: bool = False,
+    resume: bool = False,
     workers: int | None = None,
     executor: Executor | None = None,
     start_method: str | None = None,
@@ -340,6 +347,7 @@ def pack_table(
         split: See `pack_images`.
         on_error: See `pack_images`.
         overwrite: See `pack_images`.
+        resume: See `pack_images`; of the files only the table is compared, not the images.
         workers: See `pack_images`.
         executor: See `pack_images`.
         start_method: See `pack_images`.
@@ -358,13 +366,14 @@ def pack_table(
         StoreError: The table can't be read.
     """
     check_keys(keys)
+    reencode = Reencode(format, resize, max_side, quality)
     source = Table(
         os.fspath(table),
         image=image,
         label=label,
         keys=keys,
         seed=seed if shuffle else None,
-        reencode=Reencode(format, resize, max_side, quality),
+        reencode=reencode,
         globs=Globs(tuple(include), tuple(exclude)),
     )
     return deliver(
@@ -374,10 +383,21 @@ def pack_table(
         split=split,
         shard_size=shard_size,
         overwrite=overwrite,
+        resume=resume,
         storage_options=storage_options,
         workers=workers,
         executor=executor,
         start_method=start_method,
         on_error=on_error,
         progress=progress,
+        about={
+            "source": absolute(os.fspath(table)),
+            "image": image,
+            "label": label,
+            **dataclasses.asdict(reencode),
+            "seed": seed if shuffle else None,
+            "keys": keys,
+            "include": list(include),
+            "exclude": list(exclude),
+        },
     )

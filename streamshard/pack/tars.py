@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Executor
@@ -15,6 +16,7 @@ from streamshard.errors import SampleError
 from streamshard.pack.choose import Globs, globbed
 from streamshard.pack.deliver import deliver
 from streamshard.pack.encode import KEY, check_key, escape_key
+from streamshard.pack.files import Files, absolute, stamp_of
 from streamshard.pack.image_loader import ImageFormat, Reencode
 from streamshard.pack.job import OnError, Progress, Summary
 from streamshard.pack.mapping import Map
@@ -77,6 +79,10 @@ class Tars:
         self._tars, self._seed, self._options = expand_tars(pattern, options), seed, options
         self.classes = _classes(pattern, options)
         self.load = _LoadSample(reencode)
+        self._files = Files.of(
+            [absolute(url) for url in self._tars],
+            [stamp_of(url.removeprefix("file://")) for url in self._tars],
+        )
 
     def inputs(self) -> Iterator[TarInput]:
         """See `Source`.
@@ -106,6 +112,10 @@ class Tars:
             for key, parts in groupby(members, key=lambda found: found[0]):
                 places = tuple((suffix, at.offset, at.size) for _, suffix, at in parts)
                 yield TarInput(key, tar, places)
+
+    def files(self) -> Files:
+        """See `Listed`; a remote tar has a name only."""
+        return self._files
 
     @staticmethod
     def key(given: TarInput) -> str:
@@ -203,6 +213,7 @@ def pack_tars(
     split: Mapping[str, float] | None = None,
     on_error: OnError = "raise",
     overwrite: bool = False,
+    resume: bool = False,
     workers: int | None = None,
     executor: Executor | None = None,
     start_method: str | None = None,
@@ -234,6 +245,7 @@ def pack_tars(
         split: See `pack_images`; the tars are read, remote ones fetched, once for each split.
         on_error: See `pack_images`; a damaged tar ends the pack either way.
         overwrite: See `pack_images`; so is what follows.
+        resume: See `pack_images`; remote tars are compared by their names only.
         workers: See `pack_images`.
         executor: See `pack_images`.
         start_method: See `pack_images`.
@@ -250,10 +262,11 @@ def pack_tars(
         UsageError: The destination is not empty, or an argument breaks its rule.
         StoreError: A tar can't be read.
     """
+    reencode = Reencode(format, resize, max_side, quality)
     source = Tars(
         os.fspath(pattern),
         seed=seed if shuffle else None,
-        reencode=Reencode(format, resize, max_side, quality),
+        reencode=reencode,
         options=storage_options,
     )
     return deliver(
@@ -263,10 +276,18 @@ def pack_tars(
         split=split,
         shard_size=shard_size,
         overwrite=overwrite,
+        resume=resume,
         storage_options=storage_options,
         workers=workers,
         executor=executor,
         start_method=start_method,
         on_error=on_error,
         progress=progress,
+        about={
+            "source": absolute(os.fspath(pattern)),
+            **dataclasses.asdict(reencode),
+            "seed": seed if shuffle else None,
+            "include": list(include),
+            "exclude": list(exclude),
+        },
     )

@@ -30,6 +30,9 @@ _SCHEMES = (
     *("s3", "s3a", "gs", "gcs", "az", "abfs", "abfss", "adl", "oci", "hdfs", "webhdfs", "hf"),
 )
 
+# Stores that publish what is put when all of it has come, and have no quick way to rename it.
+_PUT_WHOLE = ("memory", "s3", "s3a", "gs", "gcs", "az", "abfs", "abfss", "oci", "hf")
+
 
 def open_store(url: str | os.PathLike[str], options: Mapping[str, Any] | None = None) -> Store:
     """The store of a local folder or a URL.
@@ -149,16 +152,33 @@ class RemoteStore:
     def create(self, name: str) -> Iterator[BinaryIO]:
         """See `Store`: written to a temporary local file, then put at once.
 
-        Not every file system can take back what it was given before a failure; object stores
-        publish a put only when it is complete.
+        Object stores publish a put only when it is complete; elsewhere the file is put under
+        another name and renamed. The local file has no name, so that a killed process leaves none.
         """
         where = f"{self.where}/{name}"
-        with tempfile.NamedTemporaryFile(prefix="streamshard-") as file:
+        with _temporary() as (file, local):
             with full_disk_named(where):
-                yield cast("BinaryIO", file)
+                yield file
                 file.flush()
             with _remote(where):
-                self._put(file.name, self._path(name))
+                self._publish(local, name)
+
+    def _publish(self, local: str, name: str) -> None:
+        path = self._path(name)
+        if self._url.partition("://")[0].lower() in _PUT_WHOLE:
+            self._put(local, path)
+            return
+        if self.connect().isdir(path):  # into which some would move the file
+            raise IsADirectoryError
+        folder, _, last = path.rpartition("/")
+        temporary = f"{folder}/.{last}.{os.getpid()}.tmp"
+        try:
+            self._put(local, temporary)
+            self.connect().mv(temporary, path)
+        except BaseException:
+            with contextlib.suppress(Exception):
+                self.connect().rm_file(temporary)
+            raise
 
     def _put(self, local: str, path: str) -> None:
         """Put a file; a folder is made only where one is missed, since object stores have none."""
@@ -173,6 +193,17 @@ class RemoteStore:
         """See `Store`."""
         with _remote(f"{self.where}/{name}"):
             self.connect().rm_file(self._path(name))
+
+
+@contextlib.contextmanager
+def _temporary() -> Iterator[tuple[BinaryIO, str]]:
+    """A temporary local file, and a path that leads to it."""
+    if os.path.isdir("/proc/self/fd"):
+        with tempfile.TemporaryFile(prefix="streamshard-") as file:
+            yield cast("BinaryIO", file), f"/proc/self/fd/{file.fileno()}"
+    else:
+        with tempfile.NamedTemporaryFile(prefix="streamshard-") as file:
+            yield cast("BinaryIO", file), file.name
 
 
 class RemoteFile:

@@ -34,6 +34,10 @@ class LocalStore:
         self._root = Path(path).expanduser()
         self.where = path.rstrip("/") or path
 
+    def path(self, name: str) -> Path:
+        """Where a file lies on this machine."""
+        return self._root / name
+
     def open(self, name: str) -> LocalFile:
         """See `Store`."""
         return LocalFile(self._root / name, f"{self.where}/{name}")

@@ -326,14 +326,16 @@ def _find(store: Store, sidecars: Store) -> Manifest:
     except NotFoundError:
         if sidecars.exists(HEAD):
             raise
-    if sidecars.exists(TABLE):  # written after everything else
+    names = sidecars.list(FOLDER)
+    is_begun = any(name.startswith(("journal.", "pack.lock")) for name in names)
+    if sidecars.exists(TABLE) and not is_begun:  # written after everything else
         raise DatasetError(
             f"{sidecars.where}: {HEAD} is lost; `streamshard verify --repair` rebuilds it"
         )
-    if any(name.endswith(".safetensors") for name in sidecars.list(FOLDER)):
+    if is_begun or any(name.endswith(".safetensors") for name in names):
         raise DatasetError(
             f"{sidecars.where}: a pack that was not finished ({HEAD} is missing); pack again with "
-            "--overwrite"
+            "--resume or --overwrite"
         )
     names = store.list()
     if any(name.endswith(".tar") for name in names):

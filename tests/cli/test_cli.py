@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 from functools import partial
@@ -85,6 +86,39 @@ def test_the_options_of_pack_images_arrive(place: Path, tmp_path: Path, here: He
     assert files_of(tmp_path / "dst") == files_of(tmp_path / "api")
     assert done.out.startswith(f"{tmp_path}/dst: 20 samples in ")
     assert ss.open(str(tmp_path / "api")).manifest.fingerprint in done.out
+
+
+def test_a_pack_that_ended_on_the_way_is_gone_on_with(
+    place: Path, tmp_path: Path, here: Here
+) -> None:
+    photos = class_folders(tmp_path / "photos", ["ant", "bee"], each=10)
+    kept = (photos / "bee/5.png").read_bytes()
+    (photos / "bee/5.png").write_bytes(b"no image")
+    pack = ("pack", "images", "photos", "dst", "--shard-size", "10KB", "--no-shuffle")
+    done = here(*pack, cwd=tmp_path)
+    assert done.status == 1
+    assert "bee/5.png" in done.err
+    assert done.err.endswith("shards are finished: --resume (resume=True) goes on\n")
+    done = here(*pack, cwd=tmp_path)
+    assert (done.status, done.err.count("\n")) == (2, 1)
+    assert "dst holds a pack that was not finished; --resume" in done.err
+    done = here("info", "dst", cwd=tmp_path)
+    assert "pack again with --resume or --overwrite" in done.err
+    done = here(*pack, "--resume", "--shard-size", "9KB", cwd=tmp_path)
+    assert done.status == 1
+    assert "has shard_size 10000, this one 9000" in done.err.splitlines()[-1]
+    (photos / "bee/5.png").write_bytes(kept)
+    done = here(*pack, "--resume", cwd=tmp_path)
+    assert done.status == 0
+    assert re.fullmatch(r"dst: \d shards, 1\d inputs done; going on\n", done.err)
+    assert done.out.startswith("dst: 20 samples in ")
+    ss.pack_images(photos, tmp_path / "api", shard_size=10_000, shuffle=False)
+    assert files_of(tmp_path / "dst") == files_of(tmp_path / "api")
+    done = here(*pack, "--resume", cwd=tmp_path)
+    assert (done.status, done.err) == (0, "")
+    assert done.out.splitlines()[1] == "finished already: nothing was done"
+    done = here(*pack, "--resume", "--overwrite", cwd=tmp_path)
+    assert done.status == 2
 
 
 def test_skipped_images_are_counted_and_listed(tmp_path: Path, here: Here) -> None:

@@ -60,3 +60,16 @@ def where(sample: Sample) -> Sample:
 def larger(sample: Sample) -> Sample:
     sample["graph"].x = sample["graph"].x + 1
     return sample
+
+
+def three(sample: Sample) -> list[Sample]:
+    return [{**sample, "cls": 10 + time} for time in range(3)]
+
+
+def three_or_none(sample: Sample) -> list[Sample]:
+    return [] if sample["cls"] == 1 else three(sample)
+
+
+def three_one_bad(sample: Sample) -> list[Sample]:
+    samples = three(sample)
+    return [samples[0], {**samples[1], "png": b"no image"}, samples[2]]

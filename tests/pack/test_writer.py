@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 import streamshard as ss
 from streamshard.errors import DatasetError, PackError, SampleError, UsageError
-from streamshard.pack.writer import parse_size
+from streamshard.pack.size import parse_size
 from tests.pack.sources import files_of, read_by_streamshard, tars_of, write_files
 
 SAMPLE_BYTES = 512 + 512  # header and one block of data

@@ -1,0 +1,164 @@
+"""The files of a source as they were when they were listed, to tell when one changes."""
+
+from __future__ import annotations
+
+import os
+import zlib
+from collections.abc import Iterable, Sequence
+from typing import NamedTuple, Protocol, cast, runtime_checkable
+
+import numpy as np
+from numpy.typing import NDArray
+
+from streamshard.shard import columns
+from streamshard.store.base import HAS_SCHEME, redact
+
+GONE = -1
+
+
+class Stamp(NamedTuple):
+    """What tells that a file was written to.
+
+    Attributes:
+        size: Bytes; -1 where there is no such file.
+        mark: When it was last written to, in nanoseconds, or a checksum.
+    """
+
+    size: int
+    mark: int
+
+
+def stamp_of(path: str) -> Stamp:
+    """The stamp of a local file; one that is not there has one too."""
+    try:
+        found = os.stat(path)
+    except OSError:
+        return Stamp(GONE, GONE)
+    return Stamp(found.st_size, found.st_mtime_ns)
+
+
+def absolute(path: str) -> str:
+    """A path or URL by a name that does not depend on the folder we are in, without secrets."""
+    return redact(path) if HAS_SCHEME.match(path) else os.path.abspath(path)
+
+
+def stamp_of_bytes(path: str) -> Stamp:
+    """A stamp that only the bytes of a local file decide."""
+    crc = size = 0
+    with open(path, "rb") as file:
+        while data := file.read(1 << 20):
+            crc, size = zlib.crc32(data, crc), size + len(data)
+    return Stamp(size, crc)
+
+
+def check_unchanged(fd: int, stamp: Stamp | None) -> None:
+    """Compare an open file with its stamp, after it was read.
+
+    Raises:
+        ValueError: It was written to since.
+    """
+    if stamp is None:
+        return
+    found = os.fstat(fd)
+    if (found.st_size, found.st_mtime_ns) != stamp:
+        raise ValueError(
+            f"changed while it was packed: {stamp.size} bytes when it was listed, "
+            f"{found.st_size} now"
+        )
+
+
+class Files(NamedTuple):
+    """The files of a source, with their stamps.
+
+    Attributes:
+        names: In the order in which they are packed, where each is one input; sorted otherwise.
+        sizes: (files,) int64.
+        marks: (files,) int64.
+        one_each: Whether the first of them are one input each, in order, as many as are inputs.
+    """
+
+    names: Sequence[str]
+    sizes: NDArray[np.int64]
+    marks: NDArray[np.int64]
+    one_each: bool = False
+
+    @classmethod
+    def of(cls, names: Sequence[str], stamps: Iterable[Stamp], *, one_each: bool = False) -> Files:
+        """Turn rows into columns."""
+        rows = np.array(list(stamps), np.int64).reshape(-1, 2)
+        return cls(names, rows[:, 0], rows[:, 1], one_each)
+
+    def reordered(self, order: Sequence[int]) -> Files:
+        """The same files, that of the first number first."""
+        numbers = np.array(order, np.int64)
+        names = [self.names[number] for number in order]
+        return Files(names, self.sizes[numbers], self.marks[numbers], self.one_each)
+
+    def to_bytes(self) -> bytes:
+        """A safetensors file of them."""
+        names = columns.Strings.of(self.names)
+        arrays: columns.Columns = {
+            "name.data": names.data,
+            "name.ends": names.ends,
+            "size": self.sizes,
+            "mark": self.marks,
+        }
+        return columns.to_bytes(arrays)
+
+    @classmethod
+    def from_buffer(cls, buffer: NDArray[np.uint8], where: str) -> Files:
+        """Read such a file.
+
+        Raises:
+            DamagedError: It is not one.
+            KeyError: A column is missing.
+        """
+        arrays = columns.from_buffer(buffer, where)
+        names = columns.Strings(
+            cast("NDArray[np.uint8]", arrays["name.data"]),
+            cast("NDArray[np.int64]", arrays["name.ends"]),
+        )
+        sizes, marks = (cast("NDArray[np.int64]", arrays[name]) for name in ("size", "mark"))
+        return cls(list(names), sizes, marks)
+
+
+@runtime_checkable
+class Listed(Protocol):
+    """A source that lies in files."""
+
+    def files(self) -> Files | None:
+        """The files as they were when the source was listed."""
+
+
+def difference(then: Files, now: Files, inputs: int | None) -> str | None:
+    """What became of the files of a source, naming one of each; None where nothing did.
+
+    Args:
+        then: When a pack began.
+        now: What they are.
+        inputs: How many of the first files matter, if each is one input; None for all of them.
+    """
+    gone, new = sorted({*then.names} - {*now.names}), sorted({*now.names} - {*then.names})
+    if gone or new:
+        said = [
+            f"{names[0]} {what}{_and_more(names)}"
+            for names, what in ((gone, "has vanished"), (new, "is new"))
+            if names
+        ]
+        return ", ".join(said)
+    if list(then.names) != list(now.names):
+        return "its files come in another order"
+    differ = (then.sizes[:inputs] != now.sizes[:inputs]) | (
+        then.marks[:inputs] != now.marks[:inputs]
+    )
+    changed = np.flatnonzero(differ)
+    if not len(changed):
+        return None
+    first = int(changed[0])
+    sizes = f"{then.sizes[first]} bytes then, {now.sizes[first]} now"
+    names = [now.names[number] for number in changed.tolist()]
+    return f"{names[0]} has changed ({sizes}){_and_more(names)}"
+
+
+def _and_more(names: Sequence[str]) -> str:
+    return f" (and {len(names) - 1} more)" if len(names) > 1 else ""
