@@ -56,16 +56,18 @@ class SourcePlan:
         return int(self.counts.sum())
 
     @property
+    def _usual_window(self) -> int:
+        return usual_window(self.counts) if self.window is None else self.window
+
+    @property
     def is_windowed(self) -> bool:
         """Whether it is cut into lanes; a small dataset is permuted all together."""
-        usual = usual_window(self.counts) if self.window is None else self.window
-        return self.shuffle is True and len(self) > 2 * usual
+        return self.shuffle is True and len(self) > 2 * self._usual_window
 
     def rule(self, seed: int, lanes: int) -> OrderRule:
         """What its orders are made by in a mixture of so many lanes."""
         if self.is_windowed:
-            window = usual_window(self.counts) if self.window is None else self.window
-            return OrderRule(seed, True, lanes, 1, window)
+            return OrderRule(seed, True, lanes, 1, self._usual_window)
         window = self.window if self.window is not None and self.shuffle is True else len(self)
         return OrderRule(seed, self.shuffle, 1, 1, window)
 

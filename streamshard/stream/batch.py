@@ -127,7 +127,7 @@ def _is_same_graph(value: Any, made: Any) -> bool:
     return stores.keys() == others.keys() and all(
         stores[key].keys() == others[key].keys()
         and all(
-            _is_same(field, others[key][name]) or field is others[key][name]
+            _is_same(field, others[key][name])
             for name, field in stores[key].items()
             if isinstance(field, torch.Tensor)
         )
