@@ -22,7 +22,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from streamshard.plan.order import Ints
+from streamshard.plan.order import Ints, ends
 
 _OPEN = 8  # batches; twice as many gain less than 0.01 of fill, half as many lose up to 0.03
 _ROOM = 3  # mean samples
@@ -102,7 +102,7 @@ def _fill(nodes: Ints, edges: Ints, limits: Limits) -> tuple[Ints, Ints, Ints]:
         nothing = np.zeros(0, np.int64)
         return nothing, nothing, nothing
     # Python reads a memory view faster than an array, and it is no copy.
-    node_ends, edge_ends = memoryview(_ends(nodes)), memoryview(_ends(edges))
+    node_ends, edge_ends = memoryview(ends(nodes)), memoryview(ends(edges))
     owners = np.empty(count, np.int64)
     least = Limits(int(nodes.min()), int(edges.min()))
     run_nodes = limits.nodes - _ROOM * node_ends[count] // count
@@ -153,8 +153,3 @@ def _choose(
             useful = batch
         fitting = fitting or batch
     return useful or (fitting if len(batches) == _OPEN else None)
-
-
-def _ends(sizes: Ints) -> Ints:
-    """0 and the running sums."""
-    return np.concatenate([[0], np.cumsum(sizes)]).astype(np.int64)

@@ -41,6 +41,13 @@ class Places(NamedTuple):
     rows: Ints
 
 
+def ends(sizes: Ints) -> Ints:
+    """0 and the running sums: where each part of a concatenation begins and ends."""
+    sums = np.zeros(len(sizes) + 1, np.int64)
+    np.cumsum(sizes, out=sums[1:])
+    return sums
+
+
 def usual_window(counts: Ints) -> int:
     """Four mean shards, at least 1,024 samples."""
     return max(MIN_WINDOW, 4 * int(counts.sum()) // max(len(counts), 1))
@@ -157,7 +164,7 @@ class Order:
             size = np.array([len(counts)], np.int64)
             places = permute(places, size, key_of(_SHARDS, rule.seed, epoch))
         self.shards = places  # the shards of this epoch, in the order in which they are laid out
-        self.starts = np.concatenate([[0], np.cumsum(counts[places])]).astype(np.int64)
+        self.starts = ends(counts[places])
         # Lane i is [edges[i], edges[i+1]) of the samples laid end to end.
         lanes = np.arange(rule.lanes + 1, dtype=np.int64)
         # Split in two so that the product stays inside 64 bits for any dataset.

@@ -18,11 +18,11 @@ from numpy.typing import NDArray
 
 from streamshard.codec.graph import SIGNED
 from streamshard.codec.pyg import NODE_FIELDS, NODES, joined, parted
+from streamshard.plan.order import Ints, ends
 from streamshard.stream.block import BlockBuilder
 from streamshard.stream.choice import Graphs
 from streamshard.stream.graph_batch import Shape, Table
 
-Ints = NDArray[np.int64]
 _ONE = -1  # the row of ones in a matrix of facts
 
 
@@ -272,10 +272,3 @@ def _widened(
         kind = np.dtype(f"<{'i' if width & SIGNED else 'u'}{width & (SIGNED - 1)}")
         yield np.frombuffer(b"".join(pieces[at:stop]), kind).astype(wide)
         at = stop
-
-
-def ends(sizes: Ints) -> Ints:
-    """0 and the running sums: where each graph's part of a concatenation begins and ends."""
-    sums = np.zeros(len(sizes) + 1, np.int64)
-    np.cumsum(sizes, out=sums[1:])
-    return sums
