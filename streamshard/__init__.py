@@ -16,6 +16,7 @@ _HOMES = {
     "CenterCrop": "streamshard.codec.crop",
     "Graphs": "streamshard.stream.choice",
     "Mixture": "streamshard.stream.mixture",
+    "PackOptions": "streamshard.pack.options",
     "RandomResizedCrop": "streamshard.codec.crop",
     "Resize": "streamshard.codec.crop",
     "ShardDataset": "streamshard.stream.dataset",
@@ -38,6 +39,7 @@ __all__ = [
     "CenterCrop",
     "Graphs",
     "Mixture",
+    "PackOptions",
     "RandomResizedCrop",
     "Resize",
     "ShardDataset",
@@ -60,6 +62,7 @@ if TYPE_CHECKING:
     from streamshard.pack.graphs import pack_graphs
     from streamshard.pack.images import pack_images
     from streamshard.pack.index import index_tars
+    from streamshard.pack.options import PackOptions
     from streamshard.pack.table import pack_table
     from streamshard.pack.tars import pack_tars
     from streamshard.pack.writer import ShardWriter

@@ -17,6 +17,7 @@ PUBLIC = [
     "CenterCrop",
     "Graphs",
     "Mixture",
+    "PackOptions",
     "RandomResizedCrop",
     "Resize",
     "ShardDataset",

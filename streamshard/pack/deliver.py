@@ -6,14 +6,14 @@ import contextlib
 import dataclasses
 import os
 from collections.abc import Callable, Mapping
-from concurrent.futures import Executor
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Unpack
 
 from streamshard.errors import UsageError
 from streamshard.pack.choose import check_split, split_source
-from streamshard.pack.job import OnError, Progress, Summary, pack
-from streamshard.pack.mapping import Map, Mapped, name_of
+from streamshard.pack.job import Summary, pack
+from streamshard.pack.mapping import Mapped, name_of
+from streamshard.pack.options import Execution, Map
 from streamshard.pack.sources import KeyedSource
 from streamshard.pack.writer import ShardWriter
 from streamshard.shard.manifest import Manifest
@@ -35,20 +35,16 @@ def deliver(
     source: KeyedSource,
     destination: str | os.PathLike[str],
     *,
-    map: Map | None,
-    split: Mapping[str, float] | None,
-    portable: bool = True,
     shard_size: int | str,
-    overwrite: bool,
-    resume: bool,
-    storage_options: Mapping[str, Any] | None,
-    workers: int | None,
-    executor: Executor | None,
-    start_method: str | None,
-    on_error: OnError,
-    progress: Progress | None,
     about: Mapping[str, Any],
+    portable: bool = True,
     remark: Callable[[Manifest], list[str]] | None = None,
+    map: Map | None = None,
+    split: Mapping[str, float] | None = None,
+    overwrite: bool = False,
+    resume: bool = False,
+    storage_options: Mapping[str, Any] | None = None,
+    **options: Unpack[Execution],
 ) -> Summary:
     """Pack a source, once for each split, each time only the inputs that belong to it.
 
@@ -58,20 +54,16 @@ def deliver(
     Args:
         source: Where samples come from.
         destination: Of the dataset; of those of the splits, the folder above.
-        map: Changes samples, or None.
-        split: How much of the inputs each split gets, or None for one dataset.
-        portable: Whether inputs may be sent to other processes for the sake of `map`.
-        shard_size: See `ShardWriter`; so are overwrite and storage_options.
-        overwrite: See `ShardWriter`.
-        resume: See `ShardWriter`; not with `split`.
-        storage_options: See `ShardWriter`.
-        workers: See `pack`; so is what follows.
-        executor: See `pack`.
-        start_method: See `pack`.
-        on_error: See `pack`.
-        progress: See `pack`.
+        shard_size: See `ShardWriter`.
         about: See `pack`; `map` need not be among it.
+        portable: Whether inputs may be sent to other processes for the sake of `map`.
         remark: Notes on what was written.
+        map: See `PackOptions`; so is all that follows.
+        split: See `PackOptions`.
+        overwrite: See `PackOptions`.
+        resume: See `PackOptions`.
+        storage_options: See `PackOptions`.
+        **options: See `PackOptions`.
 
     Raises:
         UsageError: Both `resume` and `split` are given.
@@ -110,13 +102,9 @@ def deliver(
         summary = pack(
             changed or sources[name],
             writer,
-            workers=workers,
-            executor=executor,
-            start_method=start_method,
-            on_error=on_error,
-            progress=progress,
             about={**about, "map": None if map is None else name_of(map)},
             goes_on=split is None,
+            **options,
         )
         notes = [
             *(changed.remarks if changed else []),

@@ -7,8 +7,7 @@ import itertools
 import json
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence, Sized
-from concurrent.futures import Executor
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Unpack
 
 from streamshard.codec.graph import GraphCodec
 from streamshard.codec.pyg import without_others
@@ -17,8 +16,8 @@ from streamshard.pack.choose import Globs, globbed
 from streamshard.pack.deliver import deliver
 from streamshard.pack.encode import KEY
 from streamshard.pack.graph_files import GraphFiles, GraphReader
-from streamshard.pack.job import OnError, Progress, Summary
-from streamshard.pack.mapping import Map
+from streamshard.pack.job import Summary
+from streamshard.pack.options import PackOptions, check_names
 from streamshard.pack.sources import Sample, pack_order
 from streamshard.pack.specs import graphs_of
 from streamshard.shard.manifest import Manifest
@@ -127,16 +126,7 @@ def pack_graphs(
     narrow: bool = False,
     include: Sequence[str] = (),
     exclude: Sequence[str] = (),
-    map: Map | None = None,
-    split: Mapping[str, float] | None = None,
-    on_error: OnError = "raise",
-    overwrite: bool = False,
-    resume: bool = False,
-    workers: int | None = None,
-    executor: Executor | None = None,
-    start_method: str | None = None,
-    storage_options: Mapping[str, Any] | None = None,
-    progress: Progress | None = None,
+    **options: Unpack[PackOptions],
 ) -> Summary:
     """Pack graphs into shards, each as one part `graph`; keys are their numbers.
 
@@ -157,20 +147,8 @@ def pack_graphs(
             their own dtype again, but other readers of the tars see the narrow one.
         include: Patterns of keys, which are the graphs' numbers; by default all.
         exclude: Patterns of keys that are left out.
-        map: See `pack_images`; the part `graph` is a PyG `Data`.
-        split: See `pack_images`. Graphs of an iterable are asked for once for the keys and once
-            for each split, so it must be one that begins anew each time, such as a list.
-        on_error: "raise", or "skip" to leave out what can't be packed.
-        overwrite: Replace the dataset that lies there.
-        resume: Go on with a pack that was not finished; the bytes are as if it had not ended, where
-            the source gives the same graphs in the same order. Not with `split`.
-        workers: Processes that read and encode, where graphs come from a `.csv`, a `.jsonl` or
-            `.pt` files; other graphs are in this process already. By default all cores from 5,000
-            graphs on, and this process alone for fewer.
-        executor: Use this `concurrent.futures` executor instead.
-        start_method: Of those processes: fork, spawn or forkserver; the platform's default if None.
-        storage_options: For fsspec, to reach the destination.
-        progress: Called with inputs done, inputs in all, and bytes done.
+        **options: Those of every pack: `map`, `split`, `on_error`, `overwrite`, `resume`, `workers`
+            and more, see `ss.PackOptions`.
 
     Returns:
         What was done.
@@ -182,34 +160,26 @@ def pack_graphs(
             or the one to go on with is of another source or other options.
         UsageError: The destination is not empty, or an argument breaks its rule.
     """
+    check_names(options)
     spec = os.fspath(source) if isinstance(source, str | os.PathLike) else None
     if spec is None and (smiles is not None or targets or args):
         raise UsageError("smiles=, targets= and args= go with a source that is a path or spec")
     found = source if spec is None else graphs_of(spec, smiles=smiles, targets=targets, args=args)
-    if split and isinstance(found, Iterator):
+    if options.get("split") and isinstance(found, Iterator):
         raise UsageError("graphs that can be read only once can't be split; give a list of them")
     graphs = _as_source(
         found,
         seed=seed if shuffle else None,
         codec=GraphCodec(allow_empty=allow_empty, allow_nan=allow_nan, narrow=narrow),
     )
-    if workers is None and isinstance(graphs, GraphFiles) and len(graphs.inputs()) < _FEW:
-        workers = 0
+    few = isinstance(graphs, GraphFiles) and len(graphs.inputs()) < _FEW
+    if few and options.get("workers") is None:
+        options["workers"] = 0
     return deliver(
         globbed(graphs, Globs(tuple(include), tuple(exclude))),
         destination,
-        map=map,
-        split=split,
         portable=graphs.portable,
         shard_size=shard_size,
-        overwrite=overwrite,
-        resume=resume,
-        storage_options=storage_options,
-        workers=workers,
-        executor=executor,
-        start_method=start_method,
-        on_error=on_error,
-        progress=progress,
         about={
             "source": type(source).__name__ if spec is None else _name_of(spec),
             "smiles": smiles,
@@ -223,6 +193,7 @@ def pack_graphs(
             "exclude": list(exclude),
         },
         remark=_widened,
+        **options,
     )
 
 

@@ -7,9 +7,8 @@ import operator
 import os
 import zlib
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import Executor
 from pathlib import PurePath
-from typing import Any
+from typing import Unpack
 
 import numpy as np
 
@@ -31,9 +30,9 @@ from streamshard.pack.image_loader import (
     key_of_path,
     part_of_image,
 )
-from streamshard.pack.job import OnError, Progress, Summary
+from streamshard.pack.job import Summary
 from streamshard.pack.labels import read_labels
-from streamshard.pack.mapping import Map
+from streamshard.pack.options import PackOptions, check_names
 from streamshard.pack.sources import pack_order, walk
 
 
@@ -221,16 +220,7 @@ def pack_images(
     keys: Keys = "path",
     include: Sequence[str] = (),
     exclude: Sequence[str] = (),
-    map: Map | None = None,
-    split: Mapping[str, float] | None = None,
-    on_error: OnError = "raise",
-    overwrite: bool = False,
-    resume: bool = False,
-    workers: int | None = None,
-    executor: Executor | None = None,
-    start_method: str | None = None,
-    storage_options: Mapping[str, Any] | None = None,
-    progress: Progress | None = None,
+    **options: Unpack[PackOptions],
 ) -> Summary:
     """Pack a folder of images, one folder for each class or flat, into shards.
 
@@ -253,20 +243,8 @@ def pack_images(
         keys: "path" or "number".
         include: Patterns (`*` matches slashes too) of paths below the folder; by default all.
         exclude: Patterns of paths that are left out, as though they were not there.
-        map: A function, or what it is called (`module:function`, `file.py:function`): it gets each
-            sample, a dict with `__key__`, the image's bytes and `cls`, and returns a sample, a list
-            of samples or None. Those of a list are called KEY-0, KEY-1, … where it gives no keys.
-        split: How much goes where, such as `{"train": 0.9, "val": 0.1}`: a dataset for each below
-            the destination, divided by key as `ShardDataset.split` does.
-        on_error: "raise", or "skip" to leave out what can't be read.
-        overwrite: Replace the dataset that lies there.
-        resume: Go on with a pack that was not finished; the bytes are as if it had not ended, where
-            the function of `map` does what it did. Not with `split`.
-        workers: Processes; by default all cores where images are encoded, none where they are not.
-        executor: Use this `concurrent.futures` executor instead.
-        start_method: Of those processes: fork, spawn or forkserver; the platform's default if None.
-        storage_options: For fsspec.
-        progress: Called with inputs done, inputs in all, and bytes done.
+        **options: Those of every pack: `map`, `split`, `on_error`, `overwrite`, `resume`, `workers`
+            and more, see `ss.PackOptions`.
 
     Returns:
         What was done.
@@ -277,6 +255,7 @@ def pack_images(
         SampleError: An image can't be read, and `on_error` is "raise".
         UsageError: The destination is not empty, or an argument breaks its rule.
     """
+    check_names(options)
     check_keys(keys)
     reencode = Reencode(format, resize, max_side, quality)
     folder = ImageFolder(
@@ -290,17 +269,7 @@ def pack_images(
     return deliver(
         folder,
         destination,
-        map=map,
-        split=split,
         shard_size=shard_size,
-        overwrite=overwrite,
-        resume=resume,
-        storage_options=storage_options,
-        workers=workers,
-        executor=executor,
-        start_method=start_method,
-        on_error=on_error,
-        progress=progress,
         about={
             "source": os.path.abspath(source),
             **dataclasses.asdict(reencode),
@@ -310,4 +279,5 @@ def pack_images(
             "exclude": list(exclude),
             "labels": folder.labels_crc,
         },
+        **options,
     )

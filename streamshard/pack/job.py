@@ -16,22 +16,20 @@ from concurrent.futures import Executor, Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, field
 from multiprocessing import get_context
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 from streamshard.codec.base import Packed
 from streamshard.errors import PackError, SampleError, StoreError, UsageError, WorkerError
 from streamshard.pack.encode import Encoder
 from streamshard.pack.files import Listed
 from streamshard.pack.journal import Journal
+from streamshard.pack.options import OnError, Progress
 from streamshard.pack.sources import Sample, Source, chunks
 from streamshard.pack.worker import begin_worker
 from streamshard.pack.writer import ShardWriter
 
 _CHUNK = 32  # inputs that travel to a worker together
 _AHEAD = 2  # chunks in flight for each worker, which bounds the memory
-
-OnError = Literal["raise", "skip"]
-Progress = Callable[[int, int | None, int], None]  # inputs done, inputs in all, bytes done
 
 
 @dataclass

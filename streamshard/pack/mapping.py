@@ -15,11 +15,8 @@ from streamshard.errors import SampleError
 from streamshard.pack.callables import callable_of
 from streamshard.pack.encode import KEY
 from streamshard.pack.files import Files, Listed
+from streamshard.pack.options import Function, Map
 from streamshard.pack.sources import Sample, Source
-
-Function = Callable[[Sample], Any]  # a sample, a list of samples, or None
-Map = str | Function
-
 
 _HERE = "map= ran in this process: workers know only functions at the top of a module"
 

@@ -6,9 +6,8 @@ import dataclasses
 import os
 import posixpath
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import Executor
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Unpack
 
 from streamshard.codec.base import Codec
 from streamshard.errors import PackError, SampleError, UsageError
@@ -27,7 +26,7 @@ from streamshard.pack.image_loader import (
     key_of_path,
     part_of_image,
 )
-from streamshard.pack.job import OnError, Progress, Summary
+from streamshard.pack.job import Summary
 from streamshard.pack.labels import Labels, label_problem
 from streamshard.pack.lines import (
     Extent,
@@ -37,7 +36,7 @@ from streamshard.pack.lines import (
     jsonl_rows,
     parse_object,
 )
-from streamshard.pack.mapping import Map
+from streamshard.pack.options import PackOptions, check_names
 from streamshard.pack.parquet import as_jsonl
 from streamshard.pack.rows import Row, RowFile, kind_of
 from streamshard.pack.sources import Sample, pack_order
@@ -312,16 +311,7 @@ def pack_table(
     keys: Keys = "path",
     include: Sequence[str] = (),
     exclude: Sequence[str] = (),
-    map: Map | None = None,
-    split: Mapping[str, float] | None = None,
-    on_error: OnError = "raise",
-    overwrite: bool = False,
-    resume: bool = False,
-    workers: int | None = None,
-    executor: Executor | None = None,
-    start_method: str | None = None,
-    storage_options: Mapping[str, Any] | None = None,
-    progress: Progress | None = None,
+    **options: Unpack[PackOptions],
 ) -> Summary:
     """Pack the images that a table names into shards.
 
@@ -343,16 +333,8 @@ def pack_table(
         keys: "path", as the table has it, or "number", that of the row.
         include: Patterns (`*` matches slashes too) of paths as the table has them; by default all.
         exclude: Patterns of paths whose rows are left out, as though they were not there.
-        map: See `pack_images`; so are split, on_error, overwrite and what follows.
-        split: See `pack_images`.
-        on_error: See `pack_images`.
-        overwrite: See `pack_images`.
-        resume: See `pack_images`; of the files only the table is compared, not the images.
-        workers: See `pack_images`.
-        executor: See `pack_images`.
-        start_method: See `pack_images`.
-        storage_options: See `pack_images`.
-        progress: See `pack_images`.
+        **options: Those of every pack: `map`, `split`, `on_error`, `overwrite`, `resume`, `workers`
+            and more, see `ss.PackOptions`.
 
     Returns:
         What was done.
@@ -365,6 +347,7 @@ def pack_table(
             its rule.
         StoreError: The table can't be read.
     """
+    check_names(options)
     check_keys(keys)
     reencode = Reencode(format, resize, max_side, quality)
     source = Table(
@@ -379,17 +362,7 @@ def pack_table(
     return deliver(
         source,
         destination,
-        map=map,
-        split=split,
         shard_size=shard_size,
-        overwrite=overwrite,
-        resume=resume,
-        storage_options=storage_options,
-        workers=workers,
-        executor=executor,
-        start_method=start_method,
-        on_error=on_error,
-        progress=progress,
         about={
             "source": absolute(os.fspath(table)),
             "image": image,
@@ -400,4 +373,5 @@ def pack_table(
             "include": list(include),
             "exclude": list(exclude),
         },
+        **options,
     )

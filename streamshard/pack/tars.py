@@ -5,10 +5,9 @@ from __future__ import annotations
 import dataclasses
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import Executor
 from dataclasses import dataclass
 from itertools import groupby
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Unpack
 
 from streamshard.codec.base import Codec
 from streamshard.codec.registry import IMAGE_SUFFIXES, part_of
@@ -18,8 +17,8 @@ from streamshard.pack.deliver import deliver
 from streamshard.pack.encode import KEY, check_key, escape_key
 from streamshard.pack.files import Files, absolute, stamp_of
 from streamshard.pack.image_loader import ImageFormat, Reencode
-from streamshard.pack.job import OnError, Progress, Summary
-from streamshard.pack.mapping import Map
+from streamshard.pack.job import Summary
+from streamshard.pack.options import PackOptions, check_names
 from streamshard.pack.patterns import READ_ONCE, expand_tars, samples_of, split_pattern
 from streamshard.pack.rows import LocalFile, local_file
 from streamshard.pack.sources import Sample, pack_order
@@ -209,16 +208,7 @@ def pack_tars(
     seed: int = 0,
     include: Sequence[str] = (),
     exclude: Sequence[str] = (),
-    map: Map | None = None,
-    split: Mapping[str, float] | None = None,
-    on_error: OnError = "raise",
-    overwrite: bool = False,
-    resume: bool = False,
-    workers: int | None = None,
-    executor: Executor | None = None,
-    start_method: str | None = None,
-    storage_options: Mapping[str, Any] | None = None,
-    progress: Progress | None = None,
+    **options: Unpack[PackOptions],
 ) -> Summary:
     """Pack existing tars in the WebDataset convention into shards.
 
@@ -241,16 +231,8 @@ def pack_tars(
         seed: Of that order.
         include: Patterns (`*` matches slashes too) of keys; by default all.
         exclude: Patterns of keys that are left out.
-        map: See `pack_images`; all parts are bytes.
-        split: See `pack_images`; the tars are read, remote ones fetched, once for each split.
-        on_error: See `pack_images`; a damaged tar ends the pack either way.
-        overwrite: See `pack_images`; so is what follows.
-        resume: See `pack_images`; remote tars are compared by their names only.
-        workers: See `pack_images`.
-        executor: See `pack_images`.
-        start_method: See `pack_images`.
-        storage_options: For fsspec, to reach the tars and the destination.
-        progress: See `pack_images`.
+        **options: Those of every pack: `map`, `split`, `on_error`, `overwrite`, `resume`, `workers`
+            and more, see `ss.PackOptions`.
 
     Returns:
         What was done.
@@ -262,27 +244,18 @@ def pack_tars(
         UsageError: The destination is not empty, or an argument breaks its rule.
         StoreError: A tar can't be read.
     """
+    check_names(options)
     reencode = Reencode(format, resize, max_side, quality)
     source = Tars(
         os.fspath(pattern),
         seed=seed if shuffle else None,
         reencode=reencode,
-        options=storage_options,
+        options=options.get("storage_options"),
     )
     return deliver(
         globbed(source, Globs(tuple(include), tuple(exclude))),
         destination,
-        map=map,
-        split=split,
         shard_size=shard_size,
-        overwrite=overwrite,
-        resume=resume,
-        storage_options=storage_options,
-        workers=workers,
-        executor=executor,
-        start_method=start_method,
-        on_error=on_error,
-        progress=progress,
         about={
             "source": absolute(os.fspath(pattern)),
             **dataclasses.asdict(reencode),
@@ -290,4 +263,5 @@ def pack_tars(
             "include": list(include),
             "exclude": list(exclude),
         },
+        **options,
     )
