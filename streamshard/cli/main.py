@@ -9,40 +9,14 @@ from typing import Annotated, Any
 import typer
 
 from streamshard import __version__
-from streamshard.cli.export import Export, check_formats, export, export_packed
-from streamshard.cli.options import (
-    AsJson,
-    Destination,
-    Exclude,
-    Formatted,
-    Include,
-    IndexAt,
-    Keys,
-    Mapped,
-    MaxSide,
-    OnError,
-    Overwrite,
-    Quality,
-    Resize,
-    Resume,
-    Seed,
-    ShardSize,
-    Shuffle,
-    Skip,
-    Split,
-    Workers,
-    fractions_of,
-)
+from streamshard.cli.export import export
+from streamshard.cli.options import AsJson, Destination, IndexAt
+from streamshard.cli.pack_graphs import pack_graphs
+from streamshard.cli.pack_images import pack_images
 from streamshard.cli.pack_table import pack_table
 from streamshard.cli.pack_tars import pack_tars
 from streamshard.cli.plan import plan
-from streamshard.cli.show import (
-    format_bytes,
-    print_summary,
-    progress,
-    result,
-    tell_finished,
-)
+from streamshard.cli.show import format_bytes, print_summary, progress, result
 from streamshard.cli.unpack import cat, unpack
 from streamshard.cli.verify import verify
 from streamshard.errors import StreamshardError, UsageError
@@ -62,8 +36,10 @@ app.command("cat")(cat)
 app.command("unpack")(unpack)
 app.command("verify")(verify)
 
+pack_app.command("images")(pack_images)
 pack_app.command("table")(pack_table)
 pack_app.command("tars")(pack_tars)
+pack_app.command("graphs")(pack_graphs)
 
 _INTERRUPTED = 130  # as shells have it
 
@@ -76,144 +52,6 @@ def version(
     if show:
         print(f"streamshard {__version__}")
         raise typer.Exit
-
-
-@pack_app.command("images")
-def pack_images(
-    source: Annotated[str, typer.Argument(metavar="SRC", help="Folder: class folders, or flat.")],
-    destination: Destination,
-    labels: Annotated[
-        str | None,
-        typer.Option(
-            metavar="FILE", help="A .csv or .json with the label of each path; else by folder."
-        ),
-    ] = None,
-    shard_size: ShardSize = "256MB",
-    resize: Resize = None,
-    max_side: MaxSide = None,
-    format: Formatted = None,
-    quality: Quality = 90,
-    workers: Workers = None,
-    shuffle: Shuffle = True,
-    seed: Seed = 0,
-    keys: Annotated[Keys, typer.Option(help="Path below SRC, or number.")] = Keys.path,
-    include: Include = None,
-    exclude: Exclude = None,
-    map: Mapped = None,
-    split: Split = None,
-    on_error: Skip = OnError.stop,
-    resume: Resume = False,
-    overwrite: Overwrite = False,
-    export: Export = None,
-    as_json: AsJson = False,
-) -> None:
-    """Pack a folder of images; they keep their bytes unless something else is asked for."""
-    from streamshard.pack import images
-
-    check_formats(export)
-    tell_finished(destination, resume=resume)
-    with progress("packing images") as report:
-        summary = images.pack_images(
-            source,
-            destination,
-            labels=labels,
-            shard_size=shard_size,
-            resize=resize,
-            max_side=max_side,
-            format=format.value if format else None,
-            quality=quality,
-            shuffle=shuffle,
-            seed=seed,
-            keys=keys.value,
-            include=include or (),
-            exclude=exclude or (),
-            map=map,
-            split=fractions_of(split),
-            on_error=on_error.value,
-            resume=resume,
-            overwrite=overwrite,
-            workers=workers,
-            start_method="forkserver",  # the progress bar's thread would not survive a plain fork
-            progress=report,
-        )
-    summary.notes.extend(export_packed(destination, export, fractions_of(split)))
-    print_summary(summary, destination, as_json=as_json)
-
-
-@pack_app.command("graphs")
-def pack_graphs(
-    source: Annotated[
-        str,
-        typer.Argument(
-            metavar="SPEC",
-            help="module:callable or file.py:callable, a folder of .pt files, a .jsonl, or a .csv "
-            "with --smiles; the last two may be compressed, or URLs.",
-        ),
-    ],
-    destination: Destination,
-    smiles: Annotated[
-        str | None, typer.Option(metavar="COLUMN", help="Of a .csv: the molecules.")
-    ] = None,
-    target: Annotated[
-        list[str] | None,
-        typer.Option(metavar="COLUMN", help="Of a .csv: a number for y. Once for each."),
-    ] = None,
-    arg: Annotated[
-        list[str] | None,
-        typer.Option(metavar="NAME=VALUE", help="Of the callable: JSON or text. Once for each."),
-    ] = None,
-    shard_size: ShardSize = "64MB",
-    workers: Annotated[int | None, typer.Option(min=0, help="Processes that read files.")] = None,
-    shuffle: Shuffle = True,
-    seed: Seed = 0,
-    allow_empty: Annotated[bool, typer.Option(help="Take graphs without nodes.")] = False,
-    allow_nan: Annotated[bool, typer.Option(help="Take NaN and infinity.")] = False,
-    narrow: Annotated[
-        bool, typer.Option("--narrow", help="Keep integers in as few bytes as their values need.")
-    ] = False,
-    include: Include = None,
-    exclude: Exclude = None,
-    map: Mapped = None,
-    split: Split = None,
-    on_error: Skip = OnError.stop,
-    resume: Resume = False,
-    overwrite: Overwrite = False,
-    export: Export = None,
-    as_json: AsJson = False,
-) -> None:
-    """Pack PyG graphs: from files, or from a callable that returns them, such as a dataset."""
-    from streamshard.pack import graphs
-    from streamshard.pack.specs import parse_args
-
-    check_formats(export)
-    args = parse_args(arg or [])
-    tell_finished(destination, resume=resume)
-    with progress("packing graphs") as report:
-        summary = graphs.pack_graphs(
-            source,
-            destination,
-            smiles=smiles,
-            targets=target or (),
-            args=args,
-            shard_size=shard_size,
-            shuffle=shuffle,
-            seed=seed,
-            allow_empty=allow_empty,
-            allow_nan=allow_nan,
-            narrow=narrow,
-            include=include or (),
-            exclude=exclude or (),
-            map=map,
-            split=fractions_of(split),
-            on_error=on_error.value,
-            resume=resume,
-            overwrite=overwrite,
-            workers=workers,
-            start_method="forkserver",  # see pack_images
-            progress=report,
-        )
-    summary.notes.extend(export_packed(destination, export, fractions_of(split)))
-    print_summary(summary, destination, as_json=as_json)
 
 
 @app.command()

@@ -48,6 +48,10 @@ MaxSide = Annotated[int | None, typer.Option(min=1, help="Most pixels of the lon
 Formatted = Annotated[Format | None, typer.Option(help="Encode all images to this.")]
 Quality = Annotated[int, typer.Option(min=1, max=100, help="Of jpg and webp.")]
 Workers = Annotated[int | None, typer.Option(min=0, help="Processes that encode.")]
+Scheduler = Annotated[
+    str | None,
+    typer.Option(metavar="ADDRESS", help="Of a Dask cluster that encodes, such as tcp://…."),
+]
 Include = Annotated[
     list[str] | None,
     typer.Option(metavar="GLOB", help="Take only these paths or keys. Once for each pattern."),

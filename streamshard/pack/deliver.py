@@ -13,7 +13,7 @@ from streamshard.errors import UsageError
 from streamshard.pack.choose import check_split, split_source
 from streamshard.pack.job import Summary, pack
 from streamshard.pack.mapping import Mapped, name_of
-from streamshard.pack.options import Execution, Map
+from streamshard.pack.options import Execution, Map, reachable
 from streamshard.pack.sources import KeyedSource
 from streamshard.pack.writer import ShardWriter
 from streamshard.shard.manifest import Manifest
@@ -80,9 +80,10 @@ def deliver(
     if split:
         _check_room(f"{whole}", split, storage_options)
     sources = {"": source} if split is None else split_source(source, split)
+    found = reachable(map, options) if isinstance(map, str) else map
     # Found before anything is made at the destination.
     mapped = {
-        name: None if map is None else Mapped(one, map, portable=portable)
+        name: None if found is None else Mapped(one, found, portable=portable)
         for name, one in sources.items()
     }
 

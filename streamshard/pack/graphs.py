@@ -17,7 +17,7 @@ from streamshard.pack.deliver import deliver
 from streamshard.pack.encode import KEY
 from streamshard.pack.graph_files import GraphFiles, GraphReader
 from streamshard.pack.job import Summary
-from streamshard.pack.options import PackOptions, check_names
+from streamshard.pack.options import PackOptions, check_names, reachable
 from streamshard.pack.sources import Sample, pack_order
 from streamshard.pack.specs import graphs_of
 from streamshard.shard.manifest import Manifest
@@ -164,7 +164,11 @@ def pack_graphs(
     spec = os.fspath(source) if isinstance(source, str | os.PathLike) else None
     if spec is None and (smiles is not None or targets or args):
         raise UsageError("smiles=, targets= and args= go with a source that is a path or spec")
-    found = source if spec is None else graphs_of(spec, smiles=smiles, targets=targets, args=args)
+    found = (
+        source
+        if spec is None
+        else graphs_of(reachable(spec, options), smiles=smiles, targets=targets, args=args)
+    )
     if options.get("split") and isinstance(found, Iterator):
         raise UsageError("graphs that can be read only once can't be split; give a list of them")
     graphs = _as_source(

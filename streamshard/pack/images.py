@@ -32,7 +32,7 @@ from streamshard.pack.image_loader import (
 )
 from streamshard.pack.job import Summary
 from streamshard.pack.labels import read_labels
-from streamshard.pack.options import PackOptions, check_names
+from streamshard.pack.options import PackOptions, check_names, reachable
 from streamshard.pack.sources import pack_order, walk
 
 
@@ -259,7 +259,7 @@ def pack_images(
     check_keys(keys)
     reencode = Reencode(format, resize, max_side, quality)
     folder = ImageFolder(
-        os.fspath(source),
+        reachable(os.fspath(source), options),
         keys=keys,
         seed=seed if shuffle else None,
         reencode=reencode,

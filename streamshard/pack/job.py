@@ -109,7 +109,8 @@ def pack(
         writer: Where they go.
         workers: Processes that load and encode; by default all cores where the source transforms
             samples, and this process alone where it only reads them.
-        executor: Use this one instead.
+        executor: Use this one instead; `workers` is then how many chunks it does at a time, where
+            it does not tell itself.
         start_method: Of those processes: fork, spawn or forkserver; the platform's default if None.
         on_error: "raise" ends at the first input that can't be packed, "skip" counts and lists it.
         progress: Called now and then.
@@ -135,6 +136,7 @@ def pack(
                     writer,
                     about or {},
                     pool,
+                    at_once=getattr(pool, "_max_workers", workers or 1),
                     may_skip=on_error == "skip",
                     progress=progress,
                 )
@@ -154,6 +156,7 @@ def _write(
     about: Mapping[str, Any],
     pool: Executor | None,
     *,
+    at_once: int,
     may_skip: bool,
     progress: Progress | None,
 ) -> Journal:
@@ -163,7 +166,7 @@ def _write(
     encode = _EncodeChunk(source.load, Encoder(source.codecs), source.place)
     files = source.files() if isinstance(source, Listed) else None
     journal = writer.begin({**about, "inputs": total}, files)
-    for several in _encoded(_still_due(inputs, encode, journal), encode, pool):
+    for several in _encoded(_still_due(inputs, encode, journal), encode, pool, at_once):
         for encoded in several[journal.within :]:  # of the first, some may be in a finished shard
             try:
                 _append(encoded, writer)
@@ -255,18 +258,17 @@ def _pool(
 
 
 def _encoded(
-    inputs: Iterable[Any], encode: _EncodeChunk, pool: Executor | None
+    inputs: Iterable[Any], encode: _EncodeChunk, pool: Executor | None, at_once: int
 ) -> Iterator[list[_Encoded]]:
     """The encoded samples of each input, in order, a bounded number of chunks ahead."""
     if pool is None:
         for given in inputs:
             yield from encode([given])
         return
-    ahead = _AHEAD * getattr(pool, "_max_workers", 2)
     pending: deque[Future[list[list[_Encoded]]]] = deque()
     for chunk in chunks(inputs, _CHUNK):
         pending.append(pool.submit(encode, chunk))
-        if len(pending) > ahead:
+        if len(pending) > _AHEAD * at_once:
             yield from pending.popleft().result()
     while pending:
         yield from pending.popleft().result()

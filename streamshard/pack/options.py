@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Mapping
 from concurrent.futures import Executor
 from typing import Any, Literal, TypedDict
 
 from streamshard.pack.sources import Sample
+from streamshard.store.base import HAS_SCHEME
 
 Function = Callable[[Sample], Any]  # a sample, a list of samples, or None
 Map = str | Function
@@ -48,7 +50,9 @@ class PackOptions(Execution, total=False):
             `map` is given, none where files keep their bytes; of graphs in files all cores from
             5,000 on. Graphs in memory are always encoded by this process. The bytes do not depend
             on it.
-        executor: Use this `concurrent.futures` executor instead.
+        executor: Use this `concurrent.futures` executor instead; `workers` is then how many chunks
+            of inputs it does at a time, where it does not tell itself. Of one that is not on this
+            machine the processes must see the source's files under the same paths.
         start_method: Of those processes: fork, spawn or forkserver; by default the platform's.
         storage_options: For fsspec, to reach the destination, and tars.
         progress: Called with inputs done, inputs in all if that is known, and bytes done.
@@ -69,3 +73,13 @@ def check_names(options: PackOptions) -> None:
     """
     if unknown := sorted(set(options) - PackOptions.__optional_keys__):
         raise TypeError(f"a pack takes no argument {unknown[0]!r}")
+
+
+def reachable(place: str, options: PackOptions | Execution) -> str:
+    """A path, URL or `file.py:function` as the processes of a given executor find it.
+
+    They may be in another folder; in our own, paths stay as the user wrote them.
+    """
+    file = place.rpartition(":")[0] if ".py:" in place else place
+    is_there = not HAS_SCHEME.match(place) and os.path.exists(file)
+    return os.path.abspath(place) if options.get("executor") and is_there else place

@@ -36,7 +36,7 @@ from streamshard.pack.lines import (
     jsonl_rows,
     parse_object,
 )
-from streamshard.pack.options import PackOptions, check_names
+from streamshard.pack.options import PackOptions, check_names, reachable
 from streamshard.pack.parquet import as_jsonl
 from streamshard.pack.rows import Row, RowFile, kind_of
 from streamshard.pack.sources import Sample, pack_order
@@ -351,7 +351,7 @@ def pack_table(
     check_keys(keys)
     reencode = Reencode(format, resize, max_side, quality)
     source = Table(
-        os.fspath(table),
+        reachable(os.fspath(table), options),
         image=image,
         label=label,
         keys=keys,

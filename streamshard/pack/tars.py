@@ -18,7 +18,7 @@ from streamshard.pack.encode import KEY, check_key, escape_key
 from streamshard.pack.files import Files, absolute, stamp_of
 from streamshard.pack.image_loader import ImageFormat, Reencode
 from streamshard.pack.job import Summary
-from streamshard.pack.options import PackOptions, check_names
+from streamshard.pack.options import PackOptions, check_names, reachable
 from streamshard.pack.patterns import READ_ONCE, expand_tars, samples_of, split_pattern
 from streamshard.pack.rows import LocalFile, local_file
 from streamshard.pack.sources import Sample, pack_order
@@ -247,7 +247,7 @@ def pack_tars(
     check_names(options)
     reencode = Reencode(format, resize, max_side, quality)
     source = Tars(
-        os.fspath(pattern),
+        reachable(os.fspath(pattern), options),
         seed=seed if shuffle else None,
         reencode=reencode,
         options=options.get("storage_options"),
