@@ -21,7 +21,7 @@ from rich.progress import (
 )
 
 Report = Callable[[int, int | None, int], None]
-_LINE_SECONDS = 5.0  # between lines where there is no terminal
+_LINE_SECONDS = 10.0  # between lines where there is no terminal
 
 
 def format_bytes(count: int) -> str:

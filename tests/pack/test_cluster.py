@@ -13,8 +13,11 @@ from pathlib import Path
 
 import pytest
 
+from streamshard.errors import WorkerError
+from streamshard.pack import cluster as cluster_module
 from streamshard.pack.cluster import on_cluster
 from streamshard.pack.images import pack_images
+from streamshard.pack.options import Progress
 from tests.cli.command import environment, streamshard_command
 from tests.pack.sources import files_of, image_bytes, write_files
 
@@ -59,7 +62,7 @@ class Cluster:
         )
         self.workers.append(worker)
 
-    def end(self) -> None:
+    def close(self) -> None:
         for process in (*self.workers, self.scheduler):
             process.kill()
             process.wait()
@@ -72,47 +75,55 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def cluster(folder: Path) -> Iterator[Cluster]:
-    with contextlib.closing(_Closing(Cluster(folder))) as closing:
-        closing.cluster.add_worker()
-        closing.cluster.add_worker()
-        yield closing.cluster
-
-
-class _Closing:
-    def __init__(self, cluster: Cluster) -> None:
-        self.cluster = cluster
-
-    def close(self) -> None:
-        self.cluster.end()
+    with contextlib.closing(Cluster(folder)) as cluster:
+        cluster.add_worker()
+        cluster.add_worker()
+        yield cluster
 
 
 @pytest.fixture(scope="module")
-def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    root = tmp_path_factory.mktemp("source")
-    write_files(
-        root / "photos",
-        {f"{n % 3}/{n:03d}.png": image_bytes(size=(60, 40), seed=n) for n in range(400)},
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of photos, and what a pack without a cluster makes of it."""
+    place = tmp_path_factory.mktemp("place")
+    files = {f"{n % 3}/{n:03d}.png": image_bytes(size=(60, 40), seed=n) for n in range(400)}
+    write_files(place / "photos", files)
+    pack_images(
+        place / "photos", place / "here", resize=20, format="jpg", shard_size="50KB", workers=0
     )
-    return root
+    return place
+
+
+def packed_there(
+    place: Path, address: str, destination: Path, progress: Progress | None = None
+) -> None:
+    with on_cluster(address) as execution:
+        execution["progress"] = progress
+        pack_images(
+            place / "photos",
+            destination,
+            resize=20,
+            format="jpg",
+            shard_size="50KB",
+            **execution,
+        )
 
 
 def test_a_pack_with_scheduler_writes_what_a_local_one_writes(
-    cluster: Cluster, photos: Path, tmp_path: Path
+    cluster: Cluster, place: Path, tmp_path: Path
 ) -> None:
-    options = ("--resize", "20", "--format", "jpg", "--shard-size", "100KB")
-    for name, more in (("here", ()), ("there", ("--scheduler", cluster.address))):
-        done = streamshard_command(
-            "pack", "images", "photos", tmp_path / name, *options, *more, cwd=photos
-        )
-        assert (done.status, done.err) == (0, "")
-    assert files_of(tmp_path / "there") == files_of(tmp_path / "here")
+    options = ("--resize", "20", "--format", "jpg", "--shard-size", "50KB")
+    done = streamshard_command(
+        *("pack", "images", "photos", tmp_path / "there", *options),
+        *("--scheduler", cluster.address),
+        cwd=place,  # where the workers are not
+    )
+    assert done.status == 0, done.err
+    assert files_of(tmp_path / "there") == files_of(place / "here")
 
 
 def test_a_worker_that_is_killed_on_the_way_changes_no_byte(
-    cluster: Cluster, photos: Path, tmp_path: Path
+    cluster: Cluster, place: Path, tmp_path: Path
 ) -> None:
-    options = {"resize": 20, "format": "jpg", "shard_size": "50KB"}
-    pack_images(photos / "photos", tmp_path / "here", **options)  # type: ignore[arg-type]
     killed: list[int] = []
 
     def kill_one(done: int, total: int | None, nbytes: int) -> None:
@@ -120,26 +131,48 @@ def test_a_worker_that_is_killed_on_the_way_changes_no_byte(
             cluster.workers[0].send_signal(signal.SIGKILL)
             killed.append(done)
 
-    with on_cluster(cluster.address) as execution:
-        pack_images(
-            photos / "photos",
-            tmp_path / "there",
-            **options,  # type: ignore[arg-type]
-            **{**execution, "progress": kill_one},
-        )
+    packed_there(place, cluster.address, tmp_path / "there", kill_one)
     assert killed[0] < 400
     assert cluster.workers[0].wait() == -signal.SIGKILL
-    assert files_of(tmp_path / "there") == files_of(tmp_path / "here")
-    cluster.workers.pop(0)
-    cluster.add_worker()
+    assert files_of(tmp_path / "there") == files_of(place / "here")
 
 
-def test_where_nobody_answers_it_is_said_in_one_line(photos: Path, tmp_path: Path) -> None:
-    done = streamshard_command(
-        "pack", "images", photos / "photos", tmp_path / "dst", "--scheduler", "tcp://127.0.0.1:9"
+def test_where_the_scheduler_is_killed_the_pack_ends_and_can_be_gone_on_with(
+    cluster: Cluster, place: Path, tmp_path: Path
+) -> None:
+    def kill(done: int, total: int | None, nbytes: int) -> None:
+        if done == 200:
+            cluster.scheduler.send_signal(signal.SIGKILL)
+
+    with pytest.raises(WorkerError, match=r"the scheduler is gone; .*--resume"):
+        packed_there(place, cluster.address, tmp_path / "there", kill)
+    pack_images(
+        place / "photos",
+        tmp_path / "there",
+        resize=20,
+        format="jpg",
+        shard_size="50KB",
+        workers=0,
+        resume=True,
     )
-    assert done.status == 1
-    assert re.fullmatch(
-        r"streamshard: tcp://127\.0\.0\.1:9: no Dask scheduler answers there .*\n", done.err
-    )
+    assert files_of(tmp_path / "there") == files_of(place / "here")
+
+
+def test_where_nobody_answers_it_is_said(
+    monkeypatch: pytest.MonkeyPatch, place: Path, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(cluster_module, "_SECONDS", 0.3)
+    with pytest.raises(WorkerError, match=r"tcp://127\.0\.0\.1:9: no Dask scheduler answers there"):
+        packed_there(place, "tcp://127.0.0.1:9", tmp_path / "dst")
     assert not (tmp_path / "dst").exists()
+
+
+def test_a_scheduler_without_workers_is_refused(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, place: Path
+) -> None:
+    monkeypatch.setattr(cluster_module, "_SECONDS", 2)
+    with (
+        contextlib.closing(Cluster(tmp_path)) as cluster,
+        pytest.raises(WorkerError, match="the scheduler has no workers"),
+    ):
+        packed_there(place, cluster.address, tmp_path / "dst")
