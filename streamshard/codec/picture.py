@@ -2,8 +2,8 @@
 
 The format is told by the bytes, never by the suffix. JPEG goes through simplejpeg (libjpeg-turbo),
 which can decode at a part of the size for a part of the time; what that refuses, and the rest,
-through Pillow. Orientation is applied (see `orientation`), of an animation the first frame is taken,
-colour profiles are not applied.
+through Pillow. Orientation is applied (see `orientation`), of an animation the first frame is
+taken, colour profiles are not applied.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ class Decoded(NamedTuple):
     """Pixels, upright.
 
     Attributes:
-        pixels: C-contiguous: (height, width, channels) uint8; labels (height, width), uint8 or int32.
+        pixels: (height, width, channels) uint8; labels (height, width) uint8 or int32. In C order.
         scale: Their size as a part of the file's; height and width are rounded up.
     """
 
