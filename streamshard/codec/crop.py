@@ -100,12 +100,12 @@ class RandomResizedCrop:
     of the generator given, which streamshard seeds from (seed, epoch, position), for each part
     anew: an image and its mask, of one size, get the same rectangle.
 
-    Where the file is decoded at full size (any but a JPEG, and a JPEG whose rectangle has less than
-    twice the target's height or width), pixels are those of decoding all of it, cutting the
+    Where the file is decoded at full size (any but a JPEG, and a JPEG whose rectangle is less than
+    twice as high or wide as the target), pixels are those of decoding all of it, cutting the
     rectangle out and `interpolate(…, mode="bilinear", antialias=True)`. A JPEG that is decoded
     smaller has the rectangle's edges moved to whole decoded pixels, by half of one at most and so
-    by less than half a pixel of the result; against the rectangle so moved photographs differ by
-    2 levels of 255 in the mean, and 25 in one of 1,000 values, at most.
+    by at most half a pixel of the result. Against the rectangle so moved, photographs differ by 1.5
+    levels of 255 in the mean, and 999 of 1,000 values by 25 or less.
     """
 
     size: Size
@@ -171,9 +171,9 @@ class CenterCrop:
         mode: See `Decode`.
 
     The result is a (3, height, width) uint8 tensor, or what the mode says. Only the middle is
-    resized, which shifts it by up to 1/32 of a decoded pixel; photographs differ from what
-    torchvision makes of the whole by 0.5 levels of 255 in the mean and 6 in one of 1,000 values at
-    most, and where a JPEG is decoded smaller by 2 and 25.
+    resized, which shifts it by up to 1/32 of a decoded pixel: photographs differ from what
+    torchvision makes of the whole by 1 level of 255 in the mean, and 999 of 1,000 values by 6 or
+    less; where a JPEG is decoded smaller by 1.5 and 25.
     """
 
     size: Size
