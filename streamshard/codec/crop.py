@@ -11,16 +11,18 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 
+from streamshard.codec.array import as_picture
 from streamshard.codec.base import Form
 from streamshard.codec.framing import Box, Framing, framed, whole
 from streamshard.codec.picture import Mode, check_mode, form_of, opened
 from streamshard.errors import UsageError
 
 Size = int | tuple[int, int]
+Bytes = bytes | memoryview
 
 
 def _pair(size: Size) -> tuple[int, int]:
@@ -64,16 +66,18 @@ class Decode:
     """
 
     mode: Mode = "RGB"
+    takes_bytes: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         check_mode(self.mode)
 
     def form(self, schema: Mapping[str, Any]) -> Form | None:
-        """What every result looks like, in a dataset with this schema of the part; None: differs."""
-        size = schema.get("size")
-        return form_of(self.mode, tuple(size)) if size else None
+        """What every result looks like in a dataset with this schema; None where sizes differ."""
+        # The size of an image file, or what follows from the shape of an array.
+        size = schema.get("size") or as_picture(schema.get("shape") or ())
+        return form_of(self.mode, (size[0], size[1])) if size else None
 
-    def __call__(self, data: bytes, generator: torch.Generator | None = None) -> torch.Tensor:
+    def __call__(self, data: Bytes, generator: torch.Generator | None = None) -> torch.Tensor:
         """Decode one image."""
         return whole(opened(data), self.mode)
 
@@ -96,15 +100,15 @@ class RandomResizedCrop:
         mode: See `Decode`.
 
     The result is a (3, height, width) uint8 tensor, or what the mode says. The randomness is that
-    of the generator given, which streamshard seeds from (seed, epoch, position), for each part anew:
-    an image and its mask, of one size, get the same rectangle.
+    of the generator given, which streamshard seeds from (seed, epoch, position), for each part
+    anew: an image and its mask, of one size, get the same rectangle.
 
-    Where the file is decoded at full size (any but a JPEG, and a JPEG whose rectangle has less than
-    twice the target's height or width), pixels are those of decoding all of it, cutting the
+    Where the file is decoded at full size (any but a JPEG, and a JPEG whose rectangle is less than
+    twice as high or wide as the target), pixels are those of decoding all of it, cutting the
     rectangle out and `interpolate(…, mode="bilinear", antialias=True)`. A JPEG that is decoded
     smaller has the rectangle's edges moved to whole decoded pixels, by half of one at most and so
-    by less than half a pixel of the result; against the rectangle so moved photographs differ by
-    1.5 levels of 255 in the mean and 20 in one of 1,000 values at most.
+    by at most half a pixel of the result. Against the rectangle so moved, photographs differ by 1.5
+    levels of 255 in the mean, and 999 of 1,000 values by 25 or less.
     """
 
     size: Size
@@ -112,6 +116,7 @@ class RandomResizedCrop:
     ratio: tuple[float, float] = (3 / 4, 4 / 3)
     flip: float = 0.0
     mode: Mode = "RGB"
+    takes_bytes: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         _pair(self.size)
@@ -127,7 +132,7 @@ class RandomResizedCrop:
         """What every result looks like."""
         return form_of(self.mode, _pair(self.size))
 
-    def __call__(self, data: bytes, generator: torch.Generator) -> torch.Tensor:
+    def __call__(self, data: Bytes, generator: torch.Generator) -> torch.Tensor:
         """Decode one image."""
         picture = opened(data)
         return framed(picture, self.framing(picture.size, generator), self.mode)
@@ -169,14 +174,15 @@ class CenterCrop:
         mode: See `Decode`.
 
     The result is a (3, height, width) uint8 tensor, or what the mode says. Only the middle is
-    resized, which shifts it by up to 1/32 of a decoded pixel, in few sizes by more; photographs
-    differ from what torchvision makes of the whole by 0.5 levels of 255 in the mean and 8 in one of
-    1,000 values at most, and where a JPEG is decoded smaller by 1.5 and 20.
+    resized, which shifts it by up to 1/32 of a decoded pixel: photographs differ from what
+    torchvision makes of the whole by 1 level of 255 in the mean, and 999 of 1,000 values by 6 or
+    less; where a JPEG is decoded smaller by 1.5 and 25.
     """
 
     size: Size
     resize: int | None = None
     mode: Mode = "RGB"
+    takes_bytes: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         _pair(self.size)
@@ -189,7 +195,7 @@ class CenterCrop:
         """What every result looks like."""
         return form_of(self.mode, _pair(self.size))
 
-    def __call__(self, data: bytes, generator: torch.Generator | None = None) -> torch.Tensor:
+    def __call__(self, data: Bytes, generator: torch.Generator | None = None) -> torch.Tensor:
         """Decode one image."""
         picture = opened(data)
         return framed(picture, self.framing(picture.size), self.mode)
@@ -203,8 +209,8 @@ class CenterCrop:
             height, width = (max(size[axis], round(resized[axis] * cover)) for axis in (0, 1))
             resized = height, width
         steps = full[0] / resized[0], full[1] / resized[1]
-        begins = (round((resized[axis] - size[axis]) / 2) * steps[axis] for axis in (0, 1))
-        box = Box(*begins, size[0] * steps[0], size[1] * steps[1])
+        top, left = (round((resized[axis] - size[axis]) / 2) * steps[axis] for axis in (0, 1))
+        box = Box(top, left, size[0] * steps[0], size[1] * steps[1])
         return Framing(box, size, sees_around=True)
 
 
@@ -225,6 +231,7 @@ class Resize:
 
     size: Size
     mode: Mode = "RGB"
+    takes_bytes: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         _pair(self.size)
@@ -235,7 +242,7 @@ class Resize:
         """What every result looks like; None where the sizes differ."""
         return None if isinstance(self.size, int) else form_of(self.mode, _pair(self.size))
 
-    def __call__(self, data: bytes, generator: torch.Generator | None = None) -> torch.Tensor:
+    def __call__(self, data: Bytes, generator: torch.Generator | None = None) -> torch.Tensor:
         """Decode one image."""
         picture = opened(data)
         return framed(picture, self.framing(picture.size), self.mode)

@@ -102,7 +102,8 @@ def _nearest(pixels: Pixels, box: Box, size: tuple[int, int]) -> Pixels:
 
 def _as_batch(pixels: Pixels) -> torch.Tensor:
     """(H, W, C) seen as (1, C, H, W) in channels_last, for which torch has a fast uint8 kernel."""
-    return torch.from_numpy(pixels).permute(2, 0, 1)[None]
+    own = pixels if pixels.flags.writeable else pixels.copy()  # of a file that is mapped
+    return torch.from_numpy(own).permute(2, 0, 1)[None]
 
 
 def _cropped_then_resized(
@@ -139,15 +140,14 @@ class _Window(NamedTuple):
     factor: float
 
 
-_LEADS = 16  # more are not worth their price
-_OFF = 1 / 32  # of a source pixel, by which a result may be shifted; some have to be by more
+_OFF = 1 / 32  # of a source pixel, by which a result may be shifted
 
 
 def _window(start: float, length: float, size: int, count: int) -> _Window:
     """Whole source pixels from which an axis is resized whose box begins and ends between them.
 
     torch resizes from the edge of a whole pixel only. So the result begins some of its own pixels
-    earlier: as many as bring it to such an edge, nearly, and the filter what it sees of the outside.
+    earlier: as many as bring it to such an edge, nearly, and the filter what it sees outside.
 
     Args:
         start: Where the box begins, in source pixels.
@@ -161,7 +161,7 @@ def _window(start: float, length: float, size: int, count: int) -> _Window:
     reach = max(step, 1.0)  # of the filter to each side, in source pixels
     before = math.floor(start / step + 1e-6)  # result pixels up to the picture's edge
     # From so many on the filter does not notice the new edge; at the picture's own it has to.
-    leads = range(math.ceil(reach / step - 0.5), before + 1)[:_LEADS] or (before,)
+    leads = range(math.ceil(reach / step - 0.5), before + 1)[:size] or (before,)
     lead, off = before, math.inf
     for more in leads:
         begin = start - more * step

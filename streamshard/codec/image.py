@@ -11,7 +11,7 @@ import numpy as np
 import simplejpeg
 import torch
 from numpy.typing import NDArray
-from PIL import Image
+from PIL import Image, ImageOps
 
 from streamshard.codec.base import Facts, Form, Schema, merge_equal
 from streamshard.codec.framing import whole
@@ -71,8 +71,12 @@ def encode_pixels(pixels: NDArray[np.uint8], format: str, quality: int) -> bytes
         raise ValueError(f"{format} is read, not written; --format jpg (or png, webp, npy) is")
     if format in ("jpg", "jpeg"):
         return bytes(simplejpeg.encode_jpeg(np.ascontiguousarray(pixels), quality, "RGB", "420"))
+    return _saved(Image.fromarray(pixels), _FORMATS[format], quality=quality)
+
+
+def _saved(image: Image.Image, format: str, **options: int) -> bytes:
     file = io.BytesIO()
-    Image.fromarray(pixels).save(file, _FORMATS[format], quality=quality)
+    image.save(file, format, **options)
     return file.getvalue()
 
 
@@ -85,18 +89,24 @@ class ImageCodec(BytesCodec):
         self._format = format
 
     def encode(self, value: Any) -> bytes:
-        """See `BytesCodec`: takes uint8 (3, H, W) tensors, (H, W, 3) arrays, and PIL images."""
+        """See `BytesCodec`: takes uint8 (3, H, W) tensors, (H, W, 3) arrays, and PIL images.
+
+        As png also labels: uint8 or uint16 (H, W) tensors and arrays, and PIL images of one channel
+        or with a palette, as they are.
+        """
         if isinstance(value, bytes):
             return value
-        if isinstance(value, torch.Tensor):
-            if value.dim() != 3:
-                raise ValueError(
-                    f"{value.dtype} of shape {[*value.shape]} is not a uint8 RGB image"
-                )
-            value = value.detach().cpu().permute(1, 2, 0).numpy()
-        elif isinstance(value, Image.Image):
+        if isinstance(value, Image.Image):
+            value = ImageOps.exif_transpose(value)
+            if self._format == "png" and value.mode in ("1", "L", "P", "I;16"):
+                return _saved(value, "PNG")
             value = value.convert("RGB")
+        elif isinstance(value, torch.Tensor):
+            value = value.detach().cpu()
+            value = (value.permute(1, 2, 0) if value.dim() == 3 else value).numpy()
         pixels = np.asarray(value)
+        if self._format == "png" and pixels.ndim == 2 and pixels.dtype in (np.uint8, np.uint16):
+            return _saved(Image.fromarray(pixels), "PNG")
         if pixels.dtype != np.uint8 or pixels.ndim != 3 or pixels.shape[2] != 3:
             raise ValueError(f"{pixels.dtype} of shape {pixels.shape} is not a uint8 RGB image")
         return encode_pixels(pixels, self._format, quality=90)

@@ -2,8 +2,8 @@
 
 The eight ways are those of EXIF's tag 274 (CIPA DC-008-2019, 4.6.5.A): 1 is upright, 2 to 4 are
 mirrored or upside down, 5 to 8 also have rows and columns exchanged. What a file says is read as
-Pillow's `ImageOps.exif_transpose` reads it: the tag, or where there is none `tiff:Orientation` in its
-XMP. What is damaged says nothing.
+Pillow's `ImageOps.exif_transpose` reads it: the tag, or where there is none `tiff:Orientation` in
+its XMP. What is damaged says nothing.
 """
 
 from __future__ import annotations
@@ -12,7 +12,6 @@ import re
 import struct
 from typing import Any
 
-import numpy as np
 from numpy.typing import NDArray
 
 UPRIGHT = 1
@@ -26,6 +25,7 @@ _IN_PNG = (b"eXIf", b"iTXtXML:com.adobe.xmp\0", b"tEXtRaw profile", b"zTXtRaw pr
 def turned(pixels: NDArray[Any], orientation: int) -> NDArray[Any]:
     """A view of (height, width, …) pixels, turned upright.
 
+    >>> import numpy as np
     >>> turned(np.array([[1, 2], [3, 4]]), 6).tolist()
     [[3, 1], [4, 2]]
     """
@@ -47,13 +47,13 @@ def of_jpeg(data: bytes) -> int:
         at = end
     if tag is None and xmp is not None:
         return int(xmp[1])
-    return tag if tag in range(1, 9) else UPRIGHT
+    return tag if tag is not None and 1 <= tag <= 8 else UPRIGHT
 
 
 def _of_exif(body: bytes) -> int | None:
     """The tag's value in the first directory of an EXIF block; None where it is not there."""
     tiff = body.removeprefix(_EXIF)
-    order = {b"II": "<", b"MM": ">"}.get(tiff[:2])
+    order = {b"II*\0": "<", b"MM\0*": ">"}.get(tiff[:4])
     if order is None or tiff is body:
         return None
     try:

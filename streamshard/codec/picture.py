@@ -2,8 +2,8 @@
 
 The format is told by the bytes, never by the suffix. JPEG goes through simplejpeg (libjpeg-turbo),
 which can decode at a part of the size for a part of the time; what that refuses, and the rest,
-through Pillow. Orientation is applied (see `orientation`), of an animation the first frame is taken,
-colour profiles are not applied.
+through Pillow. Orientation is applied (see `orientation`), of an animation the first frame is
+taken, colour profiles are not applied.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
 from streamshard.codec import orientation
+from streamshard.codec.array import MAGIC, as_picture, view_of
 from streamshard.codec.base import Form
 from streamshard.errors import UsageError
 
@@ -35,7 +36,7 @@ class Decoded(NamedTuple):
     """Pixels, upright.
 
     Attributes:
-        pixels: C-contiguous: (height, width, channels) uint8; labels (height, width), uint8 or int32.
+        pixels: (height, width, channels) uint8; labels (height, width) uint8 or int32. In C order.
         scale: Their size as a part of the file's; height and width are rounded up.
     """
 
@@ -64,12 +65,15 @@ class Picture(Protocol):
         """
 
 
-def opened(data: bytes) -> Picture:
-    """Read an image file's header.
+def opened(data: bytes | memoryview) -> Picture:
+    """Read an image file's header; a `.npy` file is one whose pixels are there already.
 
     Raises:
         ValueError: Not an image, or more than `MAX_PIXELS`.
     """
+    if data[:6] == MAGIC:
+        return _Array(view_of(data))
+    data = bytes(data)  # the same object where it is bytes
     return _Jpeg(data) if data[:3] == JPEG else _ByPillow(data)
 
 
@@ -128,6 +132,35 @@ class _Jpeg:
         if self._orientation != orientation.UPRIGHT:
             pixels = np.ascontiguousarray(orientation.turned(pixels, self._orientation))
         return Decoded(pixels, eighths / 8)
+
+
+class _Array:
+    """Pixels as they lie in a `.npy` file: (height, width), or with channels, last or first."""
+
+    def __init__(self, array: NDArray[Any]) -> None:
+        found = as_picture(array.shape)
+        if found is None or array.dtype.kind not in "biu":
+            raise ValueError(f"an array of {array.dtype} {[*array.shape]} is no picture")
+        height, width, comes_first = found
+        _check_count(height, width)
+        self.size = height, width
+        self._array = array.transpose(1, 2, 0) if comes_first else array.reshape(height, width, -1)
+
+    def decode(self, mode: Mode = "RGB", least: float = 1.0) -> Decoded:
+        """See `Picture`; a view where the mode is the file's own."""
+        del least
+        array = self._array
+        channels = array.shape[2]
+        if mode not in CHANNELS:
+            if channels != 1:
+                raise ValueError(f"labels have one channel; this array has {channels}")
+            return Decoded(_labels(array[..., 0], mode), 1.0)
+        if array.dtype != np.uint8:
+            raise ValueError(f"its pixels are {array.dtype}; uint8 is wanted")
+        if channels != CHANNELS[mode]:
+            image = Image.fromarray(array[..., 0] if channels == 1 else np.ascontiguousarray(array))
+            array = np.asarray(image.convert(mode)).reshape(*self.size, CHANNELS[mode])
+        return Decoded(array, 1.0)
 
 
 class _ByPillow:
@@ -189,12 +222,29 @@ class _ByPillow:
             raise ValueError(
                 f"its pixels are {self._image.mode}; labels are palette indices or one gray channel"
             )
-        values = np.asarray(self._image)
-        if mode == "labels32":
-            return values.astype(np.int32) // self._spread
-        if values.dtype.itemsize > 1 and not 0 <= values.min() <= values.max() <= 255:
-            raise ValueError(f"a label is {values.max()}, above 255; mode='labels32' has room")
-        return values.astype(np.uint8) // self._spread
+        return _labels(np.asarray(self._image), mode) // self._spread
+
+
+def _labels(values: NDArray[Any], mode: Mode) -> NDArray[Any]:
+    """Labels in the dtype of their mode.
+
+    Raises:
+        ValueError: The mode has no room for one.
+    """
+    dtype = np.int32 if mode == "labels32" else np.uint8
+    if values.dtype.itemsize >= np.dtype(dtype).itemsize and values.dtype != dtype and values.size:
+        least, most, limit = int(values.min()), int(values.max()), np.iinfo(dtype)
+        if not limit.min <= least <= most <= limit.max:
+            odd = most if most > limit.max else least
+            raise ValueError(
+                f"a label is {odd}, "
+                + (
+                    "above 255; mode='labels32' has room"
+                    if dtype is np.uint8 and odd > 0
+                    else "which no label can be"
+                )
+            )
+    return values.astype(dtype)
 
 
 def _check_count(height: int, width: int) -> None:

@@ -73,7 +73,7 @@ class Reencode:
             image = framed(picture, resized_to(picture.size, size), "RGB")
         format = self.format or part
         if format == "npy":
-            return {format: image.contiguous().numpy()}
+            return {format: image.permute(1, 2, 0).contiguous().numpy()}
         return {format: encode_pixels(image.permute(1, 2, 0).numpy(), format, self.quality)}
 
     def _size(self, full: tuple[int, int]) -> tuple[int, int] | None:

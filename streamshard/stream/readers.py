@@ -13,6 +13,7 @@ from streamshard.errors import SampleError, UsageError
 from streamshard.plan.order import Ints, Places
 from streamshard.shard.manifest import Part
 from streamshard.stream.block import BlockBuilder
+from streamshard.stream.called import Function
 from streamshard.stream.choice import Graphs
 from streamshard.stream.collate import Inferred, add_formed, add_listed
 from streamshard.stream.graph_reader import GraphReader
@@ -47,14 +48,19 @@ def part_reader(shards: Shards, part: str, decode: Mapping[str, Decoder]) -> Par
     may_lack = len(choices) == 1 and choices[0][1].optional
     if decoder is bytes:
         return _Decoded(shards, choices, lambda data, _: data, None)
-    if decoder is not None and hasattr(decoder, "form"):
-        # A missing value has no place in a stack.
-        return _Decoded(shards, choices, decoder, None if may_lack else decoder.form)
-    if decoder is not None:
+    if decoder is not None and not getattr(decoder, "takes_bytes", False):
         return Called(shards, choices, decoder)
-    forms = {codec_of(spec.suffix).form(spec.schema) for _, spec in choices}
-    form = forms.pop() if len(forms) == 1 else None
-    return _Decoded(shards, choices, None, None if may_lack else form)
+    # A missing value has no place in a stack.
+    return _Decoded(shards, choices, decoder, None if may_lack else _form(choices, decoder))
+
+
+def _form(choices: Sequence[tuple[str, Part]], decoder: Any) -> Form | None:
+    """What the part looks like in every sample, whichever of the choices a sample has."""
+    forms = set()
+    for _, spec in choices:
+        form = codec_of(spec.suffix).form if decoder is None else decoder.form
+        forms.add(form(spec.schema) if callable(form) else form)
+    return forms.pop() if len(forms) == 1 else None
 
 
 class _Ints:
@@ -97,15 +103,22 @@ class _Decoded:
     ) -> None:
         self._shards, self._choices = shards, choices
         self._decoder, self._form = decoder, form
+        # Of pixels that are there already a crop touches only its own, so they are not read first.
+        self._viewed = {
+            name
+            for name, part in choices
+            if codec_of(part.suffix).name == "npy" and getattr(decoder, "takes_bytes", False)
+        }
 
     def read(self, place: Place) -> Any:
         """The value of the first of the choices that the sample has."""
         for name, part in self._choices:
-            data = self._shards.read(place.shard, place.row, name)
+            read = self._shards.view if name in self._viewed else self._shards.read
+            data = read(place.shard, place.row, name)
             if data is None:
                 continue
             if self._decoder is None:
-                return self._shards.decode(place.shard, place.row, name, part, data)
+                return self._shards.decode(place.shard, place.row, name, part, bytes(data))
             with named(lambda name=name: self._shards.at(place.shard, place.row, name)):  # type: ignore[misc]
                 return self._decoder(data, place.generator())
         if all(part.optional for _, part in self._choices) and len(self._choices) == 1:
@@ -140,7 +153,10 @@ class Called(_Decoded):
         self, shards: Shards, choices: Sequence[tuple[str, Part]], function: Callable[..., Any]
     ) -> None:
         super().__init__(shards, choices, None, None)
-        self._function, self._inferred = function, Inferred()
+        self._function = Function(function)
+        # Of one that says `form = None` a batch is a list, whatever the first value.
+        self._is_list = getattr(function, "form", ...) is None
+        self._inferred = Inferred(is_list=self._is_list)
 
     def read(self, place: Place) -> Any:
         """See `PartReader`."""
@@ -153,10 +169,15 @@ class Called(_Decoded):
         if value is None:
             return None  # the sample lacks the part
         name = self._choices[0][0]
-        place.seed_globally()
         with named(lambda: self._shards.at(place.shard, place.row, name)):
-            return self._function(value)
+            return self._function(value, place)
 
     def add(self, builder: BlockBuilder, name: str, values: Sequence[Any]) -> None:
         """See `PartReader`."""
         self._inferred.add(builder, name, values)
+
+    def joined(self, others: Sequence[PartReader]) -> PartReader | None:
+        """See `PartReader`."""
+        called = [self, *(other for other in others if isinstance(other, Called))]
+        are_lists = len(called) > len(others) and all(each._is_list for each in called)
+        return self if are_lists else None

@@ -265,7 +265,27 @@ class TestPack:
     )
     def test_what_is_no_rgb_picture_is_refused(self, value: Any) -> None:
         with pytest.raises(ValueError, match="is not a uint8 RGB image"):
-            CODEC.pack(value)
+            codec_of("jpg").pack(value)
+
+    @pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
+    def test_labels_are_packed_as_png_and_come_back_as_they_were(self, dtype: Any) -> None:
+        labels = np.arange(20, dtype=dtype).reshape(4, 5) * (3 if dtype == np.uint8 else 3000)
+        for value in (labels, torch.from_numpy(labels), Image.fromarray(labels)):
+            packed = CODEC.pack(value)
+            assert packed.schema == {"size": [4, 5]}
+            found = opened(packed.data).decode("labels32").pixels
+            np.testing.assert_array_equal(found, labels)
+
+    def test_a_palette_is_kept(self) -> None:
+        indices = Image.fromarray(picture(8, 9)).quantize(7)
+        data = CODEC.pack(indices).data
+        np.testing.assert_array_equal(opened(data).decode("labels").pixels, np.asarray(indices))
+        np.testing.assert_array_equal(decode_pixels(data), np.asarray(indices.convert("RGB")))
+
+    def test_a_pil_image_with_an_orientation_is_packed_upright(self) -> None:
+        turned = Image.open(io.BytesIO(encoded(picture(8, 9), "JPEG", exif=b"")))
+        turned.getexif()[0x0112] = 6
+        assert CODEC.pack(turned).facts == {"height": 9, "width": 8}
 
     def test_pictures_of_one_size_are_stacked_and_others_are_not(self) -> None:
         schemas = [CODEC.pack(encoded(picture(*size), "PNG")).schema for size in [(8, 9), (8, 10)]]

@@ -174,15 +174,15 @@ def test_resizing_a_format_that_we_do_not_write_says_so(tmp_path: Path, suffix: 
     assert ss.pack_images(tmp_path / "src", tmp_path / "dst", resize=4, format="png", workers=0)
 
 
-def test_npy_is_a_uint8_array_of_channels_height_width(tmp_path: Path) -> None:
+def test_npy_is_a_uint8_array_of_height_width_channels(tmp_path: Path) -> None:
     data = image_bytes(size=(9, 7))
     write_files(tmp_path / "src", {"a.png": data})
     ss.pack_images(tmp_path / "src", tmp_path / "dst", format="npy", workers=0)
     array = np.load(io.BytesIO(read_by_streamshard(str(tmp_path / "dst"))[0][1]["npy"]))
-    assert (array.dtype, array.shape) == (np.uint8, (3, 7, 9))
-    assert np.array_equal(array.transpose(1, 2, 0), np.asarray(Image.open(io.BytesIO(data))))
+    assert (array.dtype, array.shape) == (np.uint8, (7, 9, 3))
+    assert np.array_equal(array, np.asarray(Image.open(io.BytesIO(data))))
     tensor = ss.open(str(tmp_path / "dst"))[0]["npy"]
-    assert (tensor.dtype, tensor.shape) == (torch.uint8, (3, 7, 9))
+    assert (tensor.dtype, tensor.shape) == (torch.uint8, (7, 9, 3))
 
 
 def test_a_lower_quality_takes_fewer_bytes(tmp_path: Path) -> None:
