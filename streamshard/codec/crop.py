@@ -8,6 +8,7 @@ at full size.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -29,6 +30,20 @@ class Box(NamedTuple):
     width: float
 
 
+class Framing(NamedTuple):
+    """What a crop keeps of one image, decided from its size before anything is decoded.
+
+    Attributes:
+        box: What is kept.
+        size: Height and width of the result.
+        flip: Whether the result is mirrored left to right.
+    """
+
+    box: Box
+    size: tuple[int, int]
+    flip: bool = False
+
+
 def cut(data: bytes, full: tuple[int, int], box: Box, size: tuple[int, int]) -> torch.Tensor:
     """Decode what is needed of an image and resize a box of it.
 
@@ -44,19 +59,31 @@ def cut(data: bytes, full: tuple[int, int], box: Box, size: tuple[int, int]) -> 
     # The whole image, were it scaled so that the box has the target's size.
     least = [math.ceil(full[i] * size[i] / max(box[2 + i], 1e-6)) for i in (0, 1)]
     pixels = decode_pixels(data, min(least[0], full[0]), min(least[1], full[1]))
-    scales = pixels.shape[0] / full[0], pixels.shape[1] / full[1]
-    ends = []
-    for axis in (0, 1):
-        first = min(round(box[axis] * scales[axis]), pixels.shape[axis] - 1)
-        last = min(round((box[axis] + box[2 + axis]) * scales[axis]), pixels.shape[axis])
-        ends.append(slice(first, max(last, first + 1)))
+    rows, columns = region(box, full, pixels.shape[:2])
     # (H, W, 3) seen as (1, 3, H, W) in channels_last, for which torch has a fast uint8 kernel
-    image = torch.from_numpy(pixels[ends[0], ends[1]]).permute(2, 0, 1)[None]
+    image = torch.from_numpy(pixels[rows, columns]).permute(2, 0, 1)[None]
     if image.shape[2:] != size:
         image = torch.nn.functional.interpolate(
             image, size, mode="bilinear", align_corners=False, antialias=True
         )
     return image[0]
+
+
+def region(box: Box, full: tuple[int, int], shape: Sequence[int]) -> tuple[slice, slice]:
+    """The rows and columns of a box in an image that was decoded at another size.
+
+    Args:
+        box: A part of the image at full size.
+        full: Height and width at full size.
+        shape: Height and width as decoded.
+    """
+    ends = []
+    for axis in (0, 1):
+        scale = shape[axis] / full[axis]
+        first = min(round(box[axis] * scale), shape[axis] - 1)
+        last = min(round((box[axis] + box[2 + axis]) * scale), shape[axis])
+        ends.append(slice(first, max(last, first + 1)))
+    return ends[0], ends[1]
 
 
 def _pair(size: Size) -> tuple[int, int]:
@@ -107,10 +134,15 @@ class RandomResizedCrop:
     def __call__(self, data: bytes, generator: torch.Generator) -> torch.Tensor:
         """Decode one image."""
         full = image_size(data)
+        box, size, flip = self.framing(full, generator)
+        image = cut(data, full, box, size)
+        return image.flip(2) if flip else image
+
+    def framing(self, full: tuple[int, int], generator: torch.Generator) -> Framing:
+        """What is kept of an image of this height and width."""
         # Always the same number of draws, so that the flip does not depend on the tries.
         draws = torch.rand(41, generator=generator, dtype=torch.float64).tolist()
-        image = cut(data, full, self._box(full, draws), _pair(self.size))
-        return image.flip(2) if draws[40] < self.flip else image
+        return Framing(self._box(full, draws), _pair(self.size), draws[40] < self.flip)
 
     def _box(self, full: tuple[int, int], draws: list[float]) -> Box:
         height, width = full
@@ -154,12 +186,17 @@ class CenterCrop:
 
     def __call__(self, data: bytes, generator: torch.Generator | None = None) -> torch.Tensor:
         """Decode one image."""
-        full, size = image_size(data), _pair(self.size)
+        full = image_size(data)
+        box, size, _ = self.framing(full)
+        return cut(data, full, box, size)
+
+    def framing(self, full: tuple[int, int], generator: torch.Generator | None = None) -> Framing:
+        """What is kept of an image of this height and width."""
+        size = _pair(self.size)
         scale = self.resize / min(full) if self.resize else 1.0
         scale = max(scale, size[0] / full[0], size[1] / full[1])
         height, width = size[0] / scale, size[1] / scale
-        box = Box((full[0] - height) / 2, (full[1] - width) / 2, height, width)
-        return cut(data, full, box, size)
+        return Framing(Box((full[0] - height) / 2, (full[1] - width) / 2, height, width), size)
 
 
 @dataclass(frozen=True)
@@ -187,8 +224,13 @@ class Resize:
     def __call__(self, data: bytes, generator: torch.Generator | None = None) -> torch.Tensor:
         """Decode one image."""
         full = image_size(data)
+        box, size, _ = self.framing(full)
+        return cut(data, full, box, size)
+
+    def framing(self, full: tuple[int, int], generator: torch.Generator | None = None) -> Framing:
+        """What is kept of an image of this height and width: all of it."""
         size = shorter_side(full, self.size) if isinstance(self.size, int) else _pair(self.size)
-        return cut(data, full, Box(0, 0, *full), size)
+        return Framing(Box(0, 0, *full), size)
 
 
 def shorter_side(full: tuple[int, int], length: int) -> tuple[int, int]:
