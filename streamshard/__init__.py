@@ -14,8 +14,10 @@ _HOMES = {
     "Batch": "streamshard.stream.batch",
     "Budget": "streamshard.plan.budget",
     "CenterCrop": "streamshard.codec.crop",
+    "GpuDecode": "streamshard.stream.gpu_decode",
     "Graphs": "streamshard.stream.choice",
     "Mixture": "streamshard.stream.mixture",
+    "Normalize": "streamshard.stream.normalize",
     "PackOptions": "streamshard.pack.options",
     "RandomResizedCrop": "streamshard.codec.crop",
     "Resize": "streamshard.codec.crop",
@@ -37,8 +39,10 @@ __all__ = [
     "Batch",
     "Budget",
     "CenterCrop",
+    "GpuDecode",
     "Graphs",
     "Mixture",
+    "Normalize",
     "PackOptions",
     "RandomResizedCrop",
     "Resize",
@@ -71,8 +75,10 @@ if TYPE_CHECKING:
     from streamshard.stream.batch import Batch
     from streamshard.stream.choice import Graphs
     from streamshard.stream.dataset import ShardDataset
+    from streamshard.stream.gpu_decode import GpuDecode
     from streamshard.stream.loader import StreamLoader
     from streamshard.stream.mixture import Mixture
+    from streamshard.stream.normalize import Normalize
     from streamshard.stream.reader import Shards as open
     from streamshard.stream.webdataset import webdataset_source
 

@@ -14,6 +14,7 @@ from streamshard.plan.order import Ints, Places, sample_seeds
 from streamshard.stream.block import Allocate, Block, BlockBuilder
 from streamshard.stream.collate import Inferred
 from streamshard.stream.mixed import Mixed
+from streamshard.stream.on_device import encoded_parts
 from streamshard.stream.parts import PartReader, Place, generators_kept, named
 from streamshard.stream.readers import Called, part_reader
 from streamshard.stream.source import Source, refuse_other_classes
@@ -56,7 +57,11 @@ class _Read(NamedTuple):
 
 
 class Assembler:
-    """Makes blocks for one choice of parts, decoders and transform."""
+    """Makes blocks for one choice of parts, decoders and transform.
+
+    Attributes:
+        encoded: By part, what decodes those that only the receiver of a block decodes.
+    """
 
     def __init__(
         self,
@@ -86,6 +91,7 @@ class Assembler:
         special = {KEY, MASK, SOURCE} if with_source else {KEY, MASK}
         asked = _asked(sources, parts, special)
         self._plain = [part for part in asked if part not in special]
+        self.encoded = encoded_parts(sources, self._plain)
         if "cls" in self._plain:
             refuse_other_classes(sources)
         self._wants_key = parts is None or KEY in asked

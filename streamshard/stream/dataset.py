@@ -315,6 +315,12 @@ class ShardDataset(IterableDataset[Any]):
     def __iter__(self) -> Steps:
         """Batches of this rank, and in a worker of that worker: every n-th step from the w-th."""
         refuse_collation()
+        if self.course.assembler.encoded:
+            part = min(self.course.assembler.encoded)
+            raise UsageError(
+                f"part {part!r} is to be decoded on a GPU, which StreamLoader(dataset, "
+                "device='cuda') does; elsewhere give decode= the crop without ss.GpuDecode"
+            )
         info = get_worker_info()
         worker, workers = (info.id, info.num_workers) if info else (0, 1)
         # Read once, here: in the generator's body, one pass could see two epochs.
