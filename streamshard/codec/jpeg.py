@@ -1,15 +1,16 @@
 """What a JPEG says of itself in its header, as far as it decides who can decode it.
 
-Markers and their segments: ITU-T T.81, annex B. Orientation: tag 0x0112 of the Exif standard (CIPA
-DC-008), in a TIFF directory. Adobe's colour transform: its Technical Note 5116.
+Markers and their segments: ITU-T T.81, annex B. Adobe's colour transform: its Technical Note 5116.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 
+from streamshard.codec import orientation
+
 _START, _END = b"\xff\xd8", b"\xff\xd9"
-_SCAN, _EXIF, _ADOBE = 0xDA, 0xE1, 0xEE
+_SCAN, _ADOBE = 0xDA, 0xEE
 _HUFFMAN_FRAMES = (0xC0, 0xC1, 0xC2)  # baseline, extended, progressive
 _OTHER_FRAMES = (0xC3, *range(0xC5, 0xC8), *range(0xC9, 0xCC), *range(0xCD, 0xD0))
 _ALONE = (0x01, *range(0xD0, 0xD9))  # markers without a segment
@@ -24,7 +25,7 @@ def is_plain_jpeg(data: bytes) -> bool:
     (https://docs.nvidia.com/cuda/nvjpeg), whole by its markers, and not to be turned around: nvJPEG
     looks at no Exif data.
     """
-    if data[:2] != _START:
+    if data[:2] != _START or orientation.of_jpeg(data) != orientation.UPRIGHT:
         return False
     has_frame = False
     for marker, segment, end in _segments(data):
@@ -34,7 +35,7 @@ def is_plain_jpeg(data: bytes) -> bool:
             has_frame = True
             if not _is_usual(segment):
                 return False
-        elif marker in _OTHER_FRAMES or not _is_harmless(marker, segment):
+        elif marker in _OTHER_FRAMES or (marker == _ADOBE and not _is_ycbcr(segment)):
             return False
     return False
 
@@ -60,36 +61,14 @@ def _is_usual(frame: bytes) -> bool:
     """Whether a frame has 8 bits, and one component or three in a usual subsampling."""
     if len(frame) < 6 or frame[0] != 8:
         return False
-    samplings = frame[7::3][: frame[5]]
-    if frame[5] == 1:
-        return True
-    return frame[5] == 3 and samplings[0] in _SAMPLINGS and samplings[1:] == b"\x11\x11"
+    samplings = frame[7::3]  # a byte for each component: columns, rows
+    if len(samplings) != frame[5]:
+        return False
+    if len(samplings) == 3:
+        return samplings[0] in _SAMPLINGS and samplings[1:] == b"\x11\x11"
+    return len(samplings) == 1
 
 
-def _is_harmless(marker: int, segment: bytes) -> bool:
-    """Whether a segment asks neither for another orientation nor for another colour space."""
-    if marker == _EXIF and segment[:6] == b"Exif\0\0":
-        return orientation(segment[6:]) == 1
-    if marker == _ADOBE and segment[:5] == b"Adobe":
-        return segment[11:12] == b"\x01"  # YCbCr
-    return True
-
-
-def orientation(tiff: bytes) -> int:
-    """The orientation that an Exif segment asks for, 1 to 8; 1 where it asks for none."""
-    order = {b"II": "little", b"MM": "big"}.get(tiff[:2])
-    if order is None:
-        return 1
-
-    def number(at: int, size: int) -> int:
-        return int.from_bytes(tiff[at : at + size], order)  # type: ignore[arg-type]
-
-    directory = number(4, 4)
-    for entry in range(number(directory, 2)):
-        at = directory + 2 + 12 * entry
-        if number(at, 2) == 0x0112:
-            value = number(at + 8, 2)
-            return value if 1 <= value <= 8 else 1
-        if at > len(tiff):
-            break
-    return 1
+def _is_ycbcr(segment: bytes) -> bool:
+    """Whether Adobe's segment, if it is one, asks for no other colour space."""
+    return segment[:5] != b"Adobe" or segment[11:12] == b"\x01"

@@ -61,10 +61,10 @@ class GpuDecode:
     decode: Decode | None = None
 
     def __post_init__(self) -> None:
-        if not hasattr(self.crop, "framing"):
+        if not hasattr(self.crop, "framing") or getattr(self.crop, "mode", "RGB") != "RGB":
             raise UsageError(
-                f"crop is {self.crop!r}; an ss.RandomResizedCrop, ss.CenterCrop or ss.Resize is "
-                "wanted"
+                f"crop is {self.crop!r}; an ss.RandomResizedCrop, ss.CenterCrop or ss.Resize of "
+                "RGB is wanted"
             )
 
     def __call__(self, data: bytes, generator: torch.Generator) -> Encoded:

@@ -38,8 +38,8 @@ class Normalize:
     (channels, height, width) ones, it returns the same shapes on the same device, in new memory.
 
     >>> images = torch.full((2, 3, 4, 4), 255, dtype=torch.uint8)
-    >>> Normalize(mean=(0.5, 0.5, 0.5), std=(0.25, 0.25, 0.25))(images).mean().item()
-    2.0
+    >>> Normalize(mean=(0.5, 0.5, 0.5), std=(0.25, 0.25, 0.25))(images)[0, :, 0, 0]
+    tensor([2.0000, 2.0000, 2.0000])
     """
 
     mean: Sequence[float]
