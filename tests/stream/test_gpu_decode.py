@@ -142,7 +142,6 @@ def test_pixels_of_a_whole_image_are_those_of_decoding_it(photos: str) -> None:
     assert same([tuple(batch) for batch in found], [tuple(batch) for batch in expected])
 
 
-@pytest.mark.parametrize("parts", [None, "jpg", ("cls", "jpg")])
 def test_what_is_resized_is_rounded(photos: str) -> None:
     """As torch's kernel for uint8 does it, which knows weights to fewer bits."""
     crop = ss.Resize((70, 80))  # larger than any: a CPU decodes at full size too
@@ -155,6 +154,7 @@ def test_what_is_resized_is_rounded(photos: str) -> None:
         assert off.mean() < 0.1, "cutting the fraction off gives a half"
 
 
+@pytest.mark.parametrize("parts", [None, "jpg", ("cls", "jpg")])
 def test_batches_have_their_usual_form_and_are_worked_on_further(photos: str, parts: Any) -> None:
     options: dict[str, Any] = {"parts": parts, "tail": "exact", "batch_size": 10}
     normalize = ss.Normalize.imagenet()
