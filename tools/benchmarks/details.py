@@ -1,4 +1,4 @@
-"""What DESIGN.md weighs: when headers are checked, the permutation, how batches travel."""
+"""What DESIGN.md weighs: checking headers, the permutation, decoding, how batches travel."""
 
 import os
 import statistics
@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+from decoding import decoding
 from transport import transport
 
 import streamshard as ss
@@ -65,7 +66,8 @@ def measure(folder: Path, workers: int, rounds: int) -> dict[str, float]:
     seconds = timed(lambda: permute.permute(places, sizes, keys), rounds)
     figures = headers(folder, rounds)
     figures["us to permute 128 of 4,096 places"] = seconds / 32 * 1e6
+    figures |= decoding(rounds)
     figures |= transport()
     for name, value in figures.items():
-        print(f"{name:36} {value:,.3f}")
+        print(f"{name:46} {value:,.3f}")
     return figures
