@@ -1,6 +1,8 @@
 """What a random crop costs beside decoding and resizing, and what a JPEG costs at each scale."""
 
 import io
+import math
+import random
 import statistics
 import time
 from collections.abc import Callable
@@ -43,6 +45,18 @@ def interleaved(runs: dict[str, Callable[[int], object]], rounds: int) -> dict[s
     return {name: statistics.median(values) * 1e6 for name, values in seconds.items()}
 
 
+def box_of(full_height: int, full_width: int) -> tuple[int, int, int, int]:
+    """As torchvision draws it, with Python's numbers."""
+    for _ in range(10):
+        area = full_height * full_width * random.uniform(0.08, 1.0)
+        ratio = math.exp(random.uniform(math.log(3 / 4), math.log(4 / 3)))
+        width, height = round(math.sqrt(area * ratio)), round(math.sqrt(area / ratio))
+        if width <= full_width and height <= full_height:
+            top = random.randint(0, full_height - height)
+            return top, random.randint(0, full_width - width), height, width
+    return 0, 0, full_height, full_width
+
+
 def decoding(rounds: int) -> dict[str, float]:
     torch.set_num_threads(1)
     jpegs, generator = photographs(), torch.Generator()
@@ -54,6 +68,13 @@ def decoding(rounds: int) -> dict[str, float]:
 
     def alone(number: int) -> torch.Tensor:
         (top, left, height, width), _, flip, _ = framings[number]  # known beforehand
+        return cut(number, top, left, height, width, flip)
+
+    def drawn(number: int) -> torch.Tensor:
+        height, width, _, _ = simplejpeg.decode_jpeg_header(jpegs[number])
+        return cut(number, *box_of(height, width), random.random() < 0.5)
+
+    def cut(number: int, top: int, left: int, height: int, width: int, flip: bool) -> torch.Tensor:
         pixels = simplejpeg.decode_jpeg(jpegs[number], "RGB")
         box = torch.from_numpy(pixels[top : top + height, left : left + width])
         image = torch.nn.functional.interpolate(
@@ -65,7 +86,7 @@ def decoding(rounds: int) -> dict[str, float]:
         return crop(jpegs[number], generator.manual_seed(number))
 
     assert all(torch.equal(alone(number), whole(number)) for number in range(COUNT))
-    times = interleaved({"alone": alone, "whole": whole}, 5 * rounds)
+    times = interleaved({"alone": alone, "drawn": drawn, "whole": whole}, 5 * rounds)
 
     def at(eighths: int) -> Callable[[int], object]:
         height, width = (-(-side * eighths // 8) for side in (375, 500))
@@ -76,5 +97,6 @@ def decoding(rounds: int) -> dict[str, float]:
     scales = interleaved({str(eighths): at(eighths) for eighths in range(1, 9)}, rounds)
     return {
         "a random crop / its decode, crop, resize alone": times["whole"] / times["alone"],
+        "a random crop / the same with a box drawn": times["whole"] / times["drawn"],
         **{f"a JPEG at {name}/8 / at 8/8": value / scales["8"] for name, value in scales.items()},
     }
