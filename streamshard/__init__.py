@@ -14,6 +14,7 @@ _HOMES = {
     "Batch": "streamshard.stream.batch",
     "Budget": "streamshard.plan.budget",
     "CenterCrop": "streamshard.codec.crop",
+    "Decode": "streamshard.codec.crop",
     "GpuDecode": "streamshard.stream.gpu_decode",
     "Graphs": "streamshard.stream.choice",
     "Mixture": "streamshard.stream.mixture",
@@ -39,6 +40,7 @@ __all__ = [
     "Batch",
     "Budget",
     "CenterCrop",
+    "Decode",
     "GpuDecode",
     "Graphs",
     "Mixture",
@@ -62,7 +64,7 @@ __all__ = [
 
 if TYPE_CHECKING:
     from streamshard import errors
-    from streamshard.codec.crop import CenterCrop, RandomResizedCrop, Resize
+    from streamshard.codec.crop import CenterCrop, Decode, RandomResizedCrop, Resize
     from streamshard.pack.graphs import pack_graphs
     from streamshard.pack.images import pack_images
     from streamshard.pack.index import index_tars

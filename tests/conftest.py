@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import gc
+import importlib.util
 import multiprocessing
 import os
+import sys
 import uuid
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import fsspec
 import pytest
@@ -54,6 +58,29 @@ def _shared_memory() -> set[str]:
 def _is_strangers(name: str) -> bool:
     pid = name.split("_")[1]
     return pid != str(os.getpid()) and Path(f"/proc/{pid}").exists()
+
+
+@pytest.fixture(scope="session")
+def torchvision() -> Iterator[Any]:
+    """torchvision's transforms in this process; where it is not installed, those of tools/peers.
+
+    It has no build for a torch without CUDA. Its transforms need none; to be imported it wants two
+    operators to be known, which it would bring.
+    """
+    operators: Any = None
+    if importlib.util.find_spec("torchvision") is None:
+        peers = Path(os.environ.get("STREAMSHARD_PEERS", Path(__file__).parents[1] / ".peers"))
+        found = [*(peers / "torchvision").glob("lib/python3*/site-packages")]
+        if not found:
+            pytest.skip("tools/peers torchvision installs it")
+        sys.path.append(str(found[0]))
+        library: Any = torch.library.Library
+        operators = library("torchvision", "DEF")
+        operators.define("nms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
+        operators.define("qnms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
+    with warnings.catch_warnings(action="ignore"):
+        yield importlib.import_module("torchvision")
+    del operators  # they are known as long as this is
 
 
 @pytest.fixture

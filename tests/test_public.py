@@ -15,6 +15,7 @@ PUBLIC = [
     "Batch",
     "Budget",
     "CenterCrop",
+    "Decode",
     "GpuDecode",
     "Graphs",
     "Mixture",

@@ -1,12 +1,7 @@
-"""Images: JPEG, PNG, WebP and what else Pillow reads, to uint8 RGB and back.
-
-The format is told by the bytes, never by the suffix. JPEG goes through simplejpeg (libjpeg-turbo),
-which can decode at 1/8 to 8/8 of the size for a part of the time; the rest through Pillow.
-"""
+"""Images: JPEG, PNG, WebP and what else Pillow reads, to uint8 RGB and back."""
 
 from __future__ import annotations
 
-import contextlib
 import io
 import zlib
 from collections.abc import Mapping
@@ -16,90 +11,14 @@ import numpy as np
 import simplejpeg
 import torch
 from numpy.typing import NDArray
-from PIL import Image
+from PIL import Image, ImageOps
 
 from streamshard.codec.base import Facts, Form, Schema, merge_equal
+from streamshard.codec.framing import whole
+from streamshard.codec.picture import JPEG, PNG, form_of, opened
 from streamshard.codec.text import BytesCodec
 
-Pixels = NDArray[np.uint8]  # (height, width, 3)
-
-MAX_PIXELS = 89_478_485  # as Pillow warns from; a file that decodes to more is taken for a bomb
-_JPEG = b"\xff\xd8\xff"
 _FORMATS = {"jpg": "JPEG", "jpeg": "JPEG", "png": "PNG", "webp": "WEBP"}
-
-
-def image_size(data: bytes) -> tuple[int, int]:
-    """Height and width in pixels, from the header alone.
-
-    Raises:
-        ValueError: Not an image, or more than `MAX_PIXELS`.
-    """
-    if data[:3] == _JPEG:
-        try:
-            height, width, _, _ = simplejpeg.decode_jpeg_header(data, strict=False)
-        except (ValueError, KeyError) as error:  # KeyError: a header without colour space
-            raise ValueError(f"not a whole JPEG ({error})") from None
-    else:
-        with _pillow(data) as image:
-            width, height = image.size
-    if height * width > MAX_PIXELS:
-        raise ValueError(f"an image of {width}x{height} pixels; at most {MAX_PIXELS} are decoded")
-    return height, width
-
-
-def decode_pixels(data: bytes, min_height: int = 0, min_width: int = 0) -> Pixels:
-    """Decode to RGB.
-
-    Args:
-        data: The file.
-        min_height: Where both are given, a JPEG is decoded at the smallest scale at which it still
-            has this height and width; other formats at full size.
-        min_width: See `min_height`.
-
-    Returns:
-        (height, width, 3) uint8.
-
-    Raises:
-        ValueError: Not a whole image, or one of more than `MAX_PIXELS`.
-    """
-    image_size(data)
-    if data[:3] == _JPEG:
-        # What libjpeg-turbo refuses (CMYK, stray bytes) Pillow may still read; it refuses a cut
-        # file, which libjpeg-turbo would fill up with grey.
-        with contextlib.suppress(ValueError):
-            pixels: Pixels = simplejpeg.decode_jpeg(
-                data, "RGB", min_height=min_height, min_width=min_width
-            )
-            return pixels
-    with _pillow(data) as image:
-        try:
-            return np.array(_eight_bits(image).convert("RGB"))
-        except Exception as error:  # Pillow's decoders raise what they like
-            raise ValueError(f"not a whole {image.format} ({error})") from None
-
-
-def _eight_bits(image: Image.Image) -> Image.Image:
-    """The upper eight of sixteen bits; Pillow's own conversion clips them at 255 instead.
-
-    Raises:
-        ValueError: The pixels are floating-point numbers, whose range nobody tells.
-    """
-    if image.mode == "F":
-        raise ValueError("its pixels are floating-point numbers; store it as npy")
-    if not image.mode.startswith("I"):
-        return image
-    return Image.fromarray(
-        (np.asarray(image).astype(np.int64).clip(0, 65535) >> 8).astype(np.uint8)
-    )
-
-
-def _pillow(data: bytes) -> Image.Image:
-    """Open an image without decoding it."""
-    try:
-        return Image.open(io.BytesIO(data))
-    except Exception as error:  # UnidentifiedImageError, struct.error, a bomb warning, …
-        text = str(error).partition(" <_io")[0]
-        raise ValueError(f"not an image ({text or type(error).__name__})") from None
 
 
 def check_whole(data: bytes) -> None:
@@ -111,16 +30,16 @@ def check_whole(data: bytes) -> None:
     Raises:
         ValueError: Not a whole image.
     """
-    if data[:3] == _JPEG:
+    if data[:3] == JPEG:
         whole = data.rfind(b"\xff\xd9") > data.rfind(b"\xff\xda") > 0
-    elif data[:8] == b"\x89PNG\r\n\x1a\n":
+    elif data[:8] == PNG:
         whole = _png_is_whole(data)
     elif data[:4] == b"RIFF" and data[8:12] == b"WEBP":
         whole = len(data) >= int.from_bytes(data[4:8], "little") + 8
     else:
         whole = False
     if not whole:
-        decode_pixels(data)
+        opened(data).decode()
 
 
 def _png_is_whole(data: bytes) -> bool:
@@ -137,7 +56,7 @@ def _png_is_whole(data: bytes) -> bool:
     return False
 
 
-def encode_pixels(pixels: Pixels, format: str, quality: int) -> bytes:
+def encode_pixels(pixels: NDArray[np.uint8], format: str, quality: int) -> bytes:
     """Encode RGB pixels.
 
     Args:
@@ -152,13 +71,17 @@ def encode_pixels(pixels: Pixels, format: str, quality: int) -> bytes:
         raise ValueError(f"{format} is read, not written; --format jpg (or png, webp, npy) is")
     if format in ("jpg", "jpeg"):
         return bytes(simplejpeg.encode_jpeg(np.ascontiguousarray(pixels), quality, "RGB", "420"))
+    return _saved(Image.fromarray(pixels), _FORMATS[format], quality=quality)
+
+
+def _saved(image: Image.Image, format: str, **options: int) -> bytes:
     file = io.BytesIO()
-    Image.fromarray(pixels).save(file, _FORMATS[format], quality=quality)
+    image.save(file, format, **options)
     return file.getvalue()
 
 
 class ImageCodec(BytesCodec):
-    """An image file, a (3, height, width) uint8 RGB tensor."""
+    """An image file, a (3, height, width) uint8 RGB tensor, upright (see `ss.Decode`)."""
 
     name = "image"
 
@@ -166,25 +89,31 @@ class ImageCodec(BytesCodec):
         self._format = format
 
     def encode(self, value: Any) -> bytes:
-        """See `BytesCodec`: takes uint8 (3, H, W) tensors, (H, W, 3) arrays, and PIL images."""
+        """See `BytesCodec`: takes uint8 (3, H, W) tensors, (H, W, 3) arrays, and PIL images.
+
+        As png also labels: uint8 or uint16 (H, W) tensors and arrays, and PIL images of one channel
+        or with a palette, as they are.
+        """
         if isinstance(value, bytes):
             return value
-        if isinstance(value, torch.Tensor):
-            if value.dim() != 3:
-                raise ValueError(
-                    f"{value.dtype} of shape {[*value.shape]} is not a uint8 RGB image"
-                )
-            value = value.detach().cpu().permute(1, 2, 0).numpy()
-        elif isinstance(value, Image.Image):
+        if isinstance(value, Image.Image):
+            value = ImageOps.exif_transpose(value)
+            if self._format == "png" and value.mode in ("1", "L", "P", "I;16"):
+                return _saved(value, "PNG")
             value = value.convert("RGB")
+        elif isinstance(value, torch.Tensor):
+            value = value.detach().cpu()
+            value = (value.permute(1, 2, 0) if value.dim() == 3 else value).numpy()
         pixels = np.asarray(value)
+        if self._format == "png" and pixels.ndim == 2 and pixels.dtype in (np.uint8, np.uint16):
+            return _saved(Image.fromarray(pixels), "PNG")
         if pixels.dtype != np.uint8 or pixels.ndim != 3 or pixels.shape[2] != 3:
             raise ValueError(f"{pixels.dtype} of shape {pixels.shape} is not a uint8 RGB image")
         return encode_pixels(pixels, self._format, quality=90)
 
     def inspect(self, data: bytes) -> tuple[Facts, Schema]:
-        """See `BytesCodec`: height and width are facts."""
-        height, width = image_size(data)
+        """See `BytesCodec`: height and width, upright, are facts."""
+        height, width = opened(data).size
         check_whole(data)
         return {"height": height, "width": width}, {"size": [height, width]}
 
@@ -194,9 +123,9 @@ class ImageCodec(BytesCodec):
 
     def decode(self, data: bytes) -> torch.Tensor:
         """See `Codec`."""
-        return torch.from_numpy(decode_pixels(data)).permute(2, 0, 1).contiguous()
+        return whole(opened(data), "RGB").contiguous()
 
     def form(self, schema: Mapping[str, Any]) -> Form | None:
         """See `Codec`: stacked where all images have one size."""
         size = schema.get("size")
-        return Form(torch.uint8, (3, *size)) if size else None
+        return form_of("RGB", tuple(size)) if size else None

@@ -53,7 +53,7 @@ def of_jpeg(data: bytes) -> int:
 def _of_exif(body: bytes) -> int | None:
     """The tag's value in the first directory of an EXIF block; None where it is not there."""
     tiff = body.removeprefix(_EXIF)
-    order = {b"II": "<", b"MM": ">"}.get(tiff[:2])
+    order = {b"II*\0": "<", b"MM\0*": ">"}.get(tiff[:4])
     if order is None or tiff is body:
         return None
     try:

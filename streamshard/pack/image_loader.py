@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from pathlib import PurePosixPath
 from typing import Any, Literal, NamedTuple
 
-import numpy as np
-
-from streamshard.codec.crop import Box, cut, shorter_side
-from streamshard.codec.image import decode_pixels, encode_pixels, image_size
+from streamshard.codec.crop import resized_to, shorter_side
+from streamshard.codec.framing import framed, whole
+from streamshard.codec.image import encode_pixels
+from streamshard.codec.picture import opened
 from streamshard.codec.registry import IMAGE_SUFFIXES
 from streamshard.errors import PackError, SampleError, StoreError, UsageError
 from streamshard.pack.encode import KEY, escape_key
@@ -61,18 +61,20 @@ class Reencode:
         Raises:
             ValueError: Not a whole image, where it is decoded.
         """
-        full = image_size(data) if self.resize or self.max_side else (0, 0)
-        size = self._size(full)
+        if not self.transforms:
+            return {part: data}
+        picture = opened(data)
+        size = self._size(picture.size)
         if self.format is None and size is None:
             return {part: data}
         if size is None:
-            pixels = decode_pixels(data)
+            image = whole(picture, "RGB")
         else:
-            pixels = cut(data, full, Box(0, 0, *full), size).permute(1, 2, 0).numpy()
+            image = framed(picture, resized_to(picture.size, size), "RGB")
         format = self.format or part
         if format == "npy":
-            return {format: np.ascontiguousarray(pixels.transpose(2, 0, 1))}
-        return {format: encode_pixels(pixels, format, self.quality)}
+            return {format: image.contiguous().numpy()}
+        return {format: encode_pixels(image.permute(1, 2, 0).numpy(), format, self.quality)}
 
     def _size(self, full: tuple[int, int]) -> tuple[int, int] | None:
         """The height and width asked for; None for the image's own."""

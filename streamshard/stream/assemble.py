@@ -12,6 +12,7 @@ import torch
 from streamshard.errors import DamagedError, SampleError, UsageError
 from streamshard.plan.order import Ints, Places, sample_seeds
 from streamshard.stream.block import Allocate, Block, BlockBuilder
+from streamshard.stream.called import Function
 from streamshard.stream.collate import Inferred
 from streamshard.stream.mixed import Mixed
 from streamshard.stream.on_device import encoded_parts
@@ -98,6 +99,7 @@ class Assembler:
         self._wants_source = with_source and (parts is None or SOURCE in asked)
         readers = [_readers(source, self._plain) for source in sources]
         self._readers = _joined(sources, readers, self._plain)
+        self._transforms = [Function(source.transform or dict) for source in sources]
         self._is_transformed = any(source.transform is not None for source in sources)
         self._outputs: dict[str, Inferred] = {}  # of the transform
         # Code of others draws from global generators: seeded per sample, and put back after.
@@ -176,11 +178,9 @@ class Assembler:
             return {part: reader.read(place) for part, reader in readers.items()}
         sample: dict[str, Any] = {KEY: self._key(place.source, place.shard, place.row)}
         sample |= {part: reader.value(place) for part, reader in self._readers.items()}
-        source = self._sources[place.source]
-        where = f"{source.where}: key {sample[KEY]}"
-        place.seed_globally()
+        where = f"{self._sources[place.source].where}: key {sample[KEY]}"
         with named(where):
-            result = dict(source.transform(sample) if source.transform else sample)
+            result = dict(self._transforms[place.source](sample, place.transformed()))
             result.pop(KEY, None)
             wanted = set(self._outputs) or (set(self._readers) if self._parts else set(result))
             if not wanted <= set(result) or (self._outputs and wanted != set(result)):

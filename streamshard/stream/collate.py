@@ -55,8 +55,9 @@ class Inferred:
     value is remembered, so that a batch without samples has the same type as the others.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, *, is_list: bool = False) -> None:
         self._form: Form | None = None
+        self._is_list = is_list
         self._is_graph = False
 
     def learn(self, value: Any) -> Any:
@@ -69,9 +70,10 @@ class Inferred:
             value = torch.from_numpy(native.reshape(array.shape))
         elif isinstance(value, bool | int | float):
             value = torch.tensor(value)
-        if isinstance(value, torch.Tensor) and self._form is None:
+        if isinstance(value, torch.Tensor) and self._form is None and not self._is_list:
             self._form = Form(value.dtype, tuple(value.shape))
-        self._is_graph = self._is_graph or hasattr(value, "__cat_dim__")
+        if hasattr(value, "__cat_dim__") and not self._is_list:
+            self._is_graph = True
         return value
 
     def add(self, builder: BlockBuilder, name: str, values: Sequence[Any]) -> None:

@@ -14,8 +14,8 @@ import numpy as np
 import torch
 
 from streamshard.codec.base import Form
-from streamshard.codec.crop import Box, Framing, region
-from streamshard.codec.image import decode_pixels
+from streamshard.codec.framing import Box, Framing, cut_out
+from streamshard.codec.picture import opened
 from streamshard.errors import SampleError
 from streamshard.stream.block import ENCODED, Block, BlockBuilder, Column
 
@@ -67,9 +67,9 @@ def add_encoded(
         places: Where each lies, for messages.
     """
     numbers = builder.joined(name, [image.data for image in images])
-    rows = [(*image.full, *image.framing.box, *image.framing.size, image.framing.flip)
+    rows = [(*image.full, *image.framing.box, *image.framing.size, *image.framing[2:])
             for image in images]  # fmt: skip
-    numbers.append(builder.array(f"{name}/framings", np.array(rows, np.float64).reshape(-1, 9)))
+    numbers.append(builder.array(f"{name}/framings", np.array(rows, np.float64).reshape(-1, 10)))
     numbers += builder.joined(f"{name}/places", [p.encode("utf-8", "replace") for p in places])
     pixels = [image.pixels for image in images if image.pixels is not None]
     numbers += builder.one_by_one(f"{name}/pixels", pixels)
@@ -110,7 +110,7 @@ def decode_column(
     for rows in _chunks(waiting, files):
         some = [files[row] for row in rows]
         for row, (pixels, is_ours) in zip(rows, _decoded(some, device, decode), strict=True):
-            images.put(row, _cut(pixels, files[row]))
+            images.put(row, cut_out(pixels[None], files[row].framing))
             by_cpu += is_ours
     return Decoded(images.value, by_cpu)
 
@@ -153,7 +153,7 @@ def _files(block: Block, column: Column) -> list[_File]:
     names = [text[a:b].decode("utf-8") for a, b in _spans(place_ends)]
     framings = [
         ((int(row[0]), int(row[1])),
-         Framing(Box(*row[2:6]), (int(row[6]), int(row[7])), bool(row[8])))
+         Framing(Box(*row[2:6]), (int(row[6]), int(row[7])), bool(row[8]), bool(row[9])))
         for row in table.tolist()
     ]  # fmt: skip
     spans = _spans(ends)
@@ -213,21 +213,7 @@ def _tried(file: _File, device: torch.device, decode: Decode) -> torch.Tensor | 
 
 def _by_cpu(file: _File) -> torch.Tensor:
     try:
-        pixels = decode_pixels(file.data.numpy().tobytes())
+        pixels = opened(file.data.numpy().tobytes()).decode().pixels
     except ValueError as error:
         raise SampleError(f"{file.place}: {error}") from error
     return torch.from_numpy(pixels).permute(2, 0, 1)
-
-
-def _cut(pixels: torch.Tensor, file: _File) -> torch.Tensor:
-    """What is kept of an image, (3, height, width) of whole numbers, uint8 or float32."""
-    box, size, flip = file.framing
-    rows, columns = region(box, file.full, pixels.shape[1:])
-    image = pixels[:, rows, columns]
-    if tuple(image.shape[1:]) != size:
-        # In float32: torch has no antialiased kernel for uint8 on a GPU. What is averaged stays
-        # within 0 and 255.
-        image = torch.nn.functional.interpolate(
-            image[None].float(), size, mode="bilinear", align_corners=False, antialias=True
-        )[0].round_()
-    return image.flip(2) if flip else image

@@ -10,9 +10,9 @@ from typing import Protocol
 import torch
 
 from streamshard.codec.base import Form
-from streamshard.codec.crop import Box, Framing
-from streamshard.codec.image import image_size
+from streamshard.codec.framing import Box, Framing
 from streamshard.codec.jpeg import is_plain_jpeg
+from streamshard.codec.picture import opened
 from streamshard.errors import UsageError
 from streamshard.stream.encoded import Decode, Encoded
 
@@ -77,7 +77,7 @@ class GpuDecode:
             pixels = self.crop(data, generator)
             size = (pixels.shape[1], pixels.shape[2])
             return Encoded(b"", size, Framing(Box(0, 0, *size), size), pixels)
-        full = image_size(data)
+        full = opened(data).size
         return Encoded(data, full, self.crop.framing(full, generator))
 
     def check(self, part: str, device: torch.device | None) -> Decode:

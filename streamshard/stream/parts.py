@@ -14,6 +14,9 @@ from streamshard.errors import DamagedError, SampleError, UsageError
 from streamshard.plan.order import Ints, Places
 from streamshard.stream.block import BlockBuilder
 
+# What seeds differ by; torch and numpy look at the lower 32 bits only.
+_GLOBAL, _TRANSFORM = 0x5851F42D4C957F2D, 0x14057B7EF767814F
+
 
 class Place:
     """One sample that is being read: where it lies, and its randomness."""
@@ -29,10 +32,15 @@ class Place:
         return self._generator.manual_seed(self._seed)
 
     def seed_globally(self) -> None:
-        """Seed the generators that code of others draws from."""
-        torch.default_generator.manual_seed(self._seed)
-        np.random.seed(self._seed % 2**32)
-        random.seed(self._seed)
+        """Seed the generators that code of others draws from, unlike the one that it is given."""
+        seed = self._seed ^ _GLOBAL
+        torch.default_generator.manual_seed(seed)
+        np.random.seed(seed % 2**32)
+        random.seed(seed)
+
+    def transformed(self) -> Place:
+        """The same sample with other randomness: a transform draws not what decoders drew."""
+        return Place(self.source, self.shard, self.row, self._seed ^ _TRANSFORM, self._generator)
 
 
 class PartReader(Protocol):

@@ -13,6 +13,7 @@ from streamshard.errors import SampleError, UsageError
 from streamshard.plan.order import Ints, Places
 from streamshard.shard.manifest import Part
 from streamshard.stream.block import BlockBuilder
+from streamshard.stream.called import Function
 from streamshard.stream.choice import Graphs
 from streamshard.stream.collate import Inferred, add_formed, add_listed
 from streamshard.stream.encoded import Encoded, add_encoded
@@ -50,14 +51,19 @@ def part_reader(shards: Shards, part: str, decode: Mapping[str, Decoder]) -> Par
         return _Decoded(shards, choices, lambda data, _: data, None)
     if isinstance(decoder, GpuDecode):
         return _Encoded(shards, choices, decoder, None)
-    if decoder is not None and hasattr(decoder, "form"):
-        # A missing value has no place in a stack.
-        return _Decoded(shards, choices, decoder, None if may_lack else decoder.form)
-    if decoder is not None:
+    if decoder is not None and not getattr(decoder, "takes_bytes", False):
         return Called(shards, choices, decoder)
-    forms = {codec_of(spec.suffix).form(spec.schema) for _, spec in choices}
-    form = forms.pop() if len(forms) == 1 else None
-    return _Decoded(shards, choices, None, None if may_lack else form)
+    # A missing value has no place in a stack.
+    return _Decoded(shards, choices, decoder, None if may_lack else _form(choices, decoder))
+
+
+def _form(choices: Sequence[tuple[str, Part]], decoder: Any) -> Form | None:
+    """What the part looks like in every sample, whichever of the choices a sample has."""
+    forms = set()
+    for _, spec in choices:
+        form = codec_of(spec.suffix).form if decoder is None else decoder.form
+        forms.add(form(spec.schema) if callable(form) else form)
+    return forms.pop() if len(forms) == 1 else None
 
 
 def _check_codec(decoder: object, part: str, codecs: set[str]) -> None:
@@ -177,7 +183,10 @@ class Called(_Decoded):
         self, shards: Shards, choices: Sequence[tuple[str, Part]], function: Callable[..., Any]
     ) -> None:
         super().__init__(shards, choices, None, None)
-        self._function, self._inferred = function, Inferred()
+        self._function = Function(function)
+        # Of one that says `form = None` a batch is a list, whatever the first value.
+        self._is_list = getattr(function, "form", ...) is None
+        self._inferred = Inferred(is_list=self._is_list)
 
     def read(self, place: Place) -> Any:
         """See `PartReader`."""
@@ -190,10 +199,15 @@ class Called(_Decoded):
         if value is None:
             return None  # the sample lacks the part
         name = self._choices[0][0]
-        place.seed_globally()
         with named(lambda: self._shards.at(place.shard, place.row, name)):
-            return self._function(value)
+            return self._function(value, place)
 
     def add(self, builder: BlockBuilder, name: str, values: Sequence[Any]) -> None:
         """See `PartReader`."""
         self._inferred.add(builder, name, values)
+
+    def joined(self, others: Sequence[PartReader]) -> PartReader | None:
+        """See `PartReader`."""
+        called = [self, *(other for other in others if isinstance(other, Called))]
+        are_lists = len(called) > len(others) and all(each._is_list for each in called)
+        return self if are_lists else None

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import io
+import math
 import struct
 import zlib
 from typing import Any
@@ -12,14 +13,25 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from streamshard.codec import image
+from streamshard.codec import picture as codec_picture
 from streamshard.codec.base import Form
 from streamshard.codec.crop import CenterCrop, RandomResizedCrop, Resize
-from streamshard.codec.image import ImageCodec, decode_pixels, image_size
+from streamshard.codec.image import ImageCodec
+from streamshard.codec.picture import opened
 from streamshard.codec.registry import IMAGE_SUFFIXES, codec_of
 from tests.codec.pictures import by_pillow, difference, encoded, picture, samples
 
 SAMPLES = samples()
+
+
+def image_size(data: bytes) -> tuple[int, int]:
+    return opened(data).size
+
+
+def decode_pixels(data: bytes, least: float = 1.0) -> Any:
+    return opened(data).decode("RGB", least).pixels
+
+
 CODEC = ImageCodec("png")
 
 
@@ -76,16 +88,26 @@ class TestDecode:
         assert difference(decode_pixels(stray), by_pillow(stray)) <= 1
         assert difference(decode_pixels(data + b"more"), decode_pixels(data)) == 0
 
-    def test_a_jpeg_is_decoded_at_the_smallest_scale_that_covers(self) -> None:
-        data = encoded(picture(400, 800), "JPEG", quality=95)
-        for least, shape in [((50, 100), (50, 100)), ((51, 10), (100, 200)), ((1, 1), (50, 100))]:
-            small = decode_pixels(data, *least)
-            assert small.shape[0] >= least[0]
-            assert small.shape[1] >= least[1]
-            assert small.shape == (*shape, 3)
-            reduced = Image.fromarray(by_pillow(data)).reduce(400 // shape[0])
-            assert difference(small, np.asarray(reduced)) < 3
-        assert decode_pixels(data, 399, 1).shape == (400, 800, 3)
+    def test_a_jpeg_is_decoded_at_the_smallest_quick_scale_that_will_do(self) -> None:
+        data = encoded(picture(399, 801), "JPEG", quality=95)
+        for least, scale in [(0.01, 1 / 8), (1 / 8, 1 / 8), (0.13, 1 / 4), (0.3, 1 / 2), (0.51, 1)]:
+            small, found = opened(data).decode("RGB", least)
+            assert found == scale
+            assert small.shape == (math.ceil(399 * scale), math.ceil(801 * scale), 3)
+            whole = 8 * (399 // 8), 8 * (801 // 8)
+            reduced = Image.fromarray(by_pillow(data)[: whole[0], : whole[1]]).reduce(
+                round(1 / scale)
+            )
+            rows, columns = (int(side * scale) for side in whole)
+            assert difference(small[:rows, :columns], np.asarray(reduced)) < 3
+
+    @pytest.mark.parametrize("size", [(1, 7), (3, 3), (2, 9), (8, 1), (15, 15), (16, 2)])
+    def test_scales_of_tiny_jpegs_are_those_they_say(self, size: tuple[int, int]) -> None:
+        data = encoded(picture(*size), "JPEG")
+        for least in (0.1, 0.2, 0.4, 0.6, 1):
+            pixels, scale = opened(data).decode("RGB", least)
+            assert scale >= least
+            assert pixels.shape == (*(math.ceil(side * scale) for side in size), 3)
 
 
 class TestDamaged:
@@ -182,9 +204,9 @@ class TestBombs:
         self, name: str, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         data, generator = SAMPLES[name], torch.Generator()
-        monkeypatch.setattr(image, "MAX_PIXELS", 48 * 64)
+        monkeypatch.setattr(codec_picture, "MAX_PIXELS", 48 * 64)
         assert CODEC.decode(data).shape == (3, 48, 64)
-        monkeypatch.setattr(image, "MAX_PIXELS", 48 * 64 - 1)
+        monkeypatch.setattr(codec_picture, "MAX_PIXELS", 48 * 64 - 1)
         for read in (CODEC.decode, CODEC.pack, CenterCrop(8), Resize(8)):
             with pytest.raises(ValueError, match="an image of 64x48 pixels; at most 3071"):
                 read(data)
@@ -243,7 +265,27 @@ class TestPack:
     )
     def test_what_is_no_rgb_picture_is_refused(self, value: Any) -> None:
         with pytest.raises(ValueError, match="is not a uint8 RGB image"):
-            CODEC.pack(value)
+            codec_of("jpg").pack(value)
+
+    @pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
+    def test_labels_are_packed_as_png_and_come_back_as_they_were(self, dtype: Any) -> None:
+        labels = np.arange(20, dtype=dtype).reshape(4, 5) * (3 if dtype == np.uint8 else 3000)
+        for value in (labels, torch.from_numpy(labels), Image.fromarray(labels)):
+            packed = CODEC.pack(value)
+            assert packed.schema == {"size": [4, 5]}
+            found = opened(packed.data).decode("labels32").pixels
+            np.testing.assert_array_equal(found, labels)
+
+    def test_a_palette_is_kept(self) -> None:
+        indices = Image.fromarray(picture(8, 9)).quantize(7)
+        data = CODEC.pack(indices).data
+        np.testing.assert_array_equal(opened(data).decode("labels").pixels, np.asarray(indices))
+        np.testing.assert_array_equal(decode_pixels(data), np.asarray(indices.convert("RGB")))
+
+    def test_a_pil_image_with_an_orientation_is_packed_upright(self) -> None:
+        turned = Image.open(io.BytesIO(encoded(picture(8, 9), "JPEG", exif=b"")))
+        turned.getexif()[0x0112] = 6
+        assert CODEC.pack(turned).facts == {"height": 9, "width": 8}
 
     def test_pictures_of_one_size_are_stacked_and_others_are_not(self) -> None:
         schemas = [CODEC.pack(encoded(picture(*size), "PNG")).schema for size in [(8, 9), (8, 10)]]

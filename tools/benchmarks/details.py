@@ -1,4 +1,4 @@
-"""What DESIGN.md weighs: when headers are checked, the permutation, how batches travel, pixels."""
+"""What DESIGN.md weighs: headers, the permutation, decoding, pixels, how batches travel."""
 
 import os
 import statistics
@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from decoding import decoding
 from transport import transport
 
 import streamshard as ss
@@ -94,6 +95,7 @@ def measure(folder: Path, workers: int, rounds: int) -> dict[str, float]:
     seconds = timed(lambda: permute.permute(places, sizes, keys), rounds)
     figures = headers(folder, rounds)
     figures["us to permute 128 of 4,096 places"] = seconds / 32 * 1e6
+    figures |= decoding(rounds)
     figures |= normalized(rounds)
     figures |= transport()
     for name, value in figures.items():
