@@ -15,8 +15,10 @@ _HOMES = {
     "Budget": "streamshard.plan.budget",
     "CenterCrop": "streamshard.codec.crop",
     "Decode": "streamshard.codec.crop",
+    "GpuDecode": "streamshard.stream.gpu_decode",
     "Graphs": "streamshard.stream.choice",
     "Mixture": "streamshard.stream.mixture",
+    "Normalize": "streamshard.stream.normalize",
     "PackOptions": "streamshard.pack.options",
     "RandomResizedCrop": "streamshard.codec.crop",
     "Resize": "streamshard.codec.crop",
@@ -39,8 +41,10 @@ __all__ = [
     "Budget",
     "CenterCrop",
     "Decode",
+    "GpuDecode",
     "Graphs",
     "Mixture",
+    "Normalize",
     "PackOptions",
     "RandomResizedCrop",
     "Resize",
@@ -73,8 +77,10 @@ if TYPE_CHECKING:
     from streamshard.stream.batch import Batch
     from streamshard.stream.choice import Graphs
     from streamshard.stream.dataset import ShardDataset
+    from streamshard.stream.gpu_decode import GpuDecode
     from streamshard.stream.loader import StreamLoader
     from streamshard.stream.mixture import Mixture
+    from streamshard.stream.normalize import Normalize
     from streamshard.stream.reader import Shards as open
     from streamshard.stream.webdataset import webdataset_source
 

@@ -67,14 +67,15 @@ def torchvision() -> Iterator[Any]:
     It has no build for a torch without CUDA. Its transforms need none; to be imported it wants two
     operators to be known, which it would bring.
     """
-    operators = None
+    operators: Any = None
     if importlib.util.find_spec("torchvision") is None:
         peers = Path(os.environ.get("STREAMSHARD_PEERS", Path(__file__).parents[1] / ".peers"))
         found = [*(peers / "torchvision").glob("lib/python3*/site-packages")]
         if not found:
             pytest.skip("tools/peers torchvision installs it")
         sys.path.append(str(found[0]))
-        operators = torch.library.Library("torchvision", "DEF")
+        library: Any = torch.library.Library
+        operators = library("torchvision", "DEF")
         operators.define("nms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
         operators.define("qnms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
     with warnings.catch_warnings(action="ignore"):

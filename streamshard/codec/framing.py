@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
 from streamshard.codec.picture import CHANNELS, Mode, Picture, Pixels
+
+_WITH_UINT8 = {"cpu"}  # devices for which torch has an antialiased kernel for uint8
 
 
 class Box(NamedTuple):
@@ -59,16 +61,30 @@ def framed(picture: Picture, framing: Framing, mode: Mode) -> torch.Tensor:
     Raises:
         ValueError: See `Picture`.
     """
-    box, size, flip, sees_around = framing
+    box, size = framing.box, framing.size
     least = max(size[0] / box.height, size[1] / box.width)
     pixels, scale = picture.decode(mode, least)
-    if mode not in CHANNELS:
-        result = torch.from_numpy(_nearest(pixels, box, size))
-    elif sees_around:
-        result = _resized_then_cropped(pixels, box, scale, size)
-    else:
-        result = _cropped_then_resized(pixels, box, scale, size)
-    return result.flip(-1) if flip else result
+    if mode in CHANNELS:
+        return cut_out(_as_batch(pixels), framing, scale)
+    result = torch.from_numpy(_nearest(pixels, box, size))
+    return result.flip(-1) if framing.flip else result
+
+
+def cut_out(image: torch.Tensor, framing: Framing, scale: float = 1.0) -> torch.Tensor:
+    """A box of colours that are decoded, resized.
+
+    Args:
+        image: (1, channels, height, width) uint8, on any device.
+        framing: What is kept.
+        scale: Of the decoded picture.
+
+    Returns:
+        (channels, *framing.size) of whole numbers: uint8, or float32 where it was resized on a
+        device without a kernel for uint8.
+    """
+    cut = _resized_then_cropped if framing.sees_around else _cropped_then_resized
+    result = cut(image, framing.box, scale, framing.size)
+    return result.flip(-1) if framing.flip else result
 
 
 def region(box: Box, scale: float, shape: Sequence[int]) -> tuple[slice, slice]:
@@ -106,28 +122,35 @@ def _as_batch(pixels: Pixels) -> torch.Tensor:
     return torch.from_numpy(own).permute(2, 0, 1)[None]
 
 
+def _interpolated(image: torch.Tensor, **how: Any) -> torch.Tensor:
+    if image.device.type in _WITH_UINT8:
+        return torch.nn.functional.interpolate(image, mode="bilinear", antialias=True, **how)
+    # What is averaged stays within 0 and 255.
+    image = image.float()
+    return torch.nn.functional.interpolate(image, mode="bilinear", antialias=True, **how).round_()
+
+
 def _cropped_then_resized(
-    pixels: Pixels, box: Box, scale: float, size: tuple[int, int]
+    image: torch.Tensor, box: Box, scale: float, size: tuple[int, int]
 ) -> torch.Tensor:
-    image = _as_batch(pixels[region(box, scale, pixels.shape)])
+    rows, columns = region(box, scale, image.shape[2:])
+    image = image[:, :, rows, columns]
     if image.shape[2:] != size:
-        image = torch.nn.functional.interpolate(image, size, mode="bilinear", antialias=True)
+        image = _interpolated(image, size=size)
     return image[0]
 
 
 def _resized_then_cropped(
-    pixels: Pixels, box: Box, scale: float, size: tuple[int, int]
+    image: torch.Tensor, box: Box, scale: float, size: tuple[int, int]
 ) -> torch.Tensor:
     """As if the whole were resized, but only a little more than the box is."""
     top, left = (
-        _window(box[axis] * scale, box[2 + axis] * scale, size[axis], pixels.shape[axis])
+        _window(box[axis] * scale, box[2 + axis] * scale, size[axis], image.shape[2 + axis])
         for axis in (0, 1)
     )
-    image = _as_batch(pixels[top.first : top.last, left.first : left.last])
+    image = image[:, :, top.first : top.last, left.first : left.last]
     if (top.factor, left.factor) != (1.0, 1.0):
-        image = torch.nn.functional.interpolate(
-            image, scale_factor=(top.factor, left.factor), mode="bilinear", antialias=True
-        )
+        image = _interpolated(image, scale_factor=(top.factor, left.factor))
     return image[0, :, top.lead : top.lead + size[0], left.lead : left.lead + size[1]]
 
 

@@ -15,6 +15,7 @@ from streamshard.stream.block import Allocate, Block, BlockBuilder
 from streamshard.stream.called import Function
 from streamshard.stream.collate import Inferred
 from streamshard.stream.mixed import Mixed
+from streamshard.stream.on_device import encoded_parts
 from streamshard.stream.parts import PartReader, Place, generators_kept, named
 from streamshard.stream.readers import Called, part_reader
 from streamshard.stream.source import Source, refuse_other_classes
@@ -57,7 +58,11 @@ class _Read(NamedTuple):
 
 
 class Assembler:
-    """Makes blocks for one choice of parts, decoders and transform."""
+    """Makes blocks for one choice of parts, decoders and transform.
+
+    Attributes:
+        encoded: By part, what decodes those that only the receiver of a block decodes.
+    """
 
     def __init__(
         self,
@@ -87,6 +92,7 @@ class Assembler:
         special = {KEY, MASK, SOURCE} if with_source else {KEY, MASK}
         asked = _asked(sources, parts, special)
         self._plain = [part for part in asked if part not in special]
+        self.encoded = encoded_parts(sources, self._plain)
         if "cls" in self._plain:
             refuse_other_classes(sources)
         self._wants_key = parts is None or KEY in asked

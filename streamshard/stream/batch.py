@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import pickle
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, Self, cast
 
 import torch
 
-from streamshard.stream.block import Block, Column
+from streamshard.stream.block import ENCODED, Block, Column
 from streamshard.stream.graph_batch import graph_batch
 
 
@@ -44,7 +44,7 @@ class _OnBlock:
     def _in(self, memory: torch.Tensor) -> Self:
         """The batch as it was made, in a copy of its memory."""
         if memory.device.type == "cpu" and memory is not self.block.memory:
-            return cast("Self", _on(type(self), Block(memory, self.block.layout)))
+            return cast("Self", _on(type(self), self.block.copied(memory)))
         return cast("Self", _on(type(self), self.block.left_behind(), memory))
 
     def _with_changes(self, moved: Any, how: str, *args: Any, **options: Any) -> Self:
@@ -167,6 +167,11 @@ def _with(batch: Any, changed: dict[str, Any], removed: set[str]) -> Any:
     return batch
 
 
+def with_values(batch: Any, values: Mapping[str, Any]) -> Any:
+    """A `Batch` or `BatchTuple` with other values of some parts."""
+    return _with(batch, dict(values), set())
+
+
 def batch_of(block: Block, device_memory: torch.Tensor | None = None) -> Any:
     """What the user asked a block to be seen as.
 
@@ -190,6 +195,8 @@ def _value(block: Block, column: Column, memory: torch.Tensor | None) -> Any:
         return [block.view(number, memory) for number in column.entries]
     if column.kind == "graph":
         return graph_batch(block, column, memory)
+    if column.kind == ENCODED:
+        return None  # decoded by whoever knows how, and put in
     data = block.view(column.entries[0]).numpy().tobytes()
     if column.kind in ("object", "one"):
         value = pickle.loads(data)  # made by our own worker, never read from a dataset

@@ -21,6 +21,7 @@ from streamshard.errors import DamagedError
 
 ALIGNMENT = 64  # bytes: a cache line, and more than any dtype needs
 _TENSORS = ("tensor", "ragged", "graph")  # kinds whose entries go where the batch goes
+ENCODED = "encoded"  # a kind whose first entry is decoded from where it lies
 
 Buffer = bytes | memoryview | NDArray[Any]
 Allocate = Callable[[int], torch.Tensor]
@@ -48,15 +49,27 @@ class Column(NamedTuple):
     Attributes:
         name: Of the part.
         kind: "tensor", "ragged" (a list of tensors), "text", "bytes", "object" (a list of any),
-            "one" (a single object that can be moved) or "graph".
+            "one" (a single object that can be moved), "graph" or "encoded" (`stream/encoded.py`).
         entries: Entries, by number.
-        extra: What the kind needs besides.
+        extra: What the kind needs besides; of "encoded", how many of its entries stay.
     """
 
     name: str
     kind: str
     entries: tuple[int, ...]
     extra: Any = None
+
+    @property
+    def moving(self) -> tuple[int, ...]:
+        """The entries that go where the batch goes."""
+        if self.kind == ENCODED:
+            return self.entries[self.extra :]
+        return self.entries if self.kind in _TENSORS else ()
+
+    @property
+    def passing(self) -> tuple[int, ...]:
+        """The entries that are read once, as soon as the block has arrived."""
+        return self.entries[:1] if self.kind == ENCODED else ()
 
 
 @dataclass(frozen=True)
@@ -65,6 +78,8 @@ class Layout:
 
     Attributes:
         nbytes: Of the block.
+        moving: Byte up to which lies what goes where the batch goes. After it, up to `host`, lies
+            what is read once on arrival.
         host: Byte from which on lies what stays on the host, wherever the batch goes: text, and
             the tables by which a batch is taken apart. No part is a tensor there.
         entries: The tensors.
@@ -74,6 +89,7 @@ class Layout:
     """
 
     nbytes: int
+    moving: int
     host: int
     entries: tuple[Entry, ...]
     columns: tuple[Column, ...]
@@ -161,17 +177,24 @@ class BlockBuilder:
 
     def ragged(self, name: str, tensors: Sequence[torch.Tensor]) -> None:
         """Add a part that is a list of tensors."""
-        numbers = [
+        self.column(name, "ragged", self.one_by_one(name, tensors))
+
+    def one_by_one(self, name: str, tensors: Sequence[torch.Tensor]) -> list[int]:
+        """Add an entry for each tensor, and return their numbers."""
+        return [
             self.piece(f"{name}/{row}", tensor.dtype, tensor.shape, [_bytes_of(tensor)])
             for row, tensor in enumerate(tensors)
         ]
-        self.column(name, "ragged", numbers)
 
     def strings(self, name: str, kind: str, values: Sequence[bytes]) -> None:
         """Add a part that is a list of `text` or `bytes`."""
+        self.column(name, kind, self.joined(name, values))
+
+    def joined(self, name: str, values: Sequence[bytes]) -> list[int]:
+        """Add an entry of bytes one behind another and one of their ends; return their numbers."""
         ends = np.cumsum([len(value) for value in values], dtype=np.int64)
         data = self.piece(name, torch.uint8, (int(ends[-1]) if len(ends) else 0,), values)
-        self.column(name, kind, [data, self.array(f"{name}/ends", ends)])
+        return [data, self.array(f"{name}/ends", ends)]
 
     def objects(self, name: str, values: Sequence[Any]) -> None:
         """Add a part that is a list of Python objects, pickled here and unpickled by our own."""
@@ -192,12 +215,13 @@ class BlockBuilder:
         skipped: tuple[str, ...] = (),
     ) -> Block:
         """Lay out the block, get the memory for it, and write it."""
-        moving = {n for column in self._columns if column.kind in _TENSORS for n in column.entries}
-        numbers = range(len(self._pieces))
-        staying = [number for number in numbers if number not in moving]
-        offsets, host = self._placed(sorted(moving), 0)
-        more, end = self._placed(staying, host)
-        offsets |= more
+        first = {number for column in self._columns for number in column.moving}
+        second = {number for column in self._columns for number in column.passing}
+        rest = [n for n in range(len(self._pieces)) if n not in first and n not in second]
+        offsets: dict[int, int] = {}
+        moving = self._place(offsets, sorted(first), 0)
+        host = self._place(offsets, sorted(second), moving)
+        end = self._place(offsets, rest, host)
         entries = tuple(
             Entry(piece.name, str(piece.dtype).removeprefix("torch."), piece.shape, offsets[number])
             for number, piece in enumerate(self._pieces)
@@ -206,15 +230,15 @@ class BlockBuilder:
         out = memory.numpy()
         for piece, entry in zip(self._pieces, entries, strict=True):
             piece.write(out[entry.offset : entry.offset + piece.nbytes])
-        return Block(memory, Layout(end, host, entries, tuple(self._columns), parts, skipped))
+        columns = tuple(self._columns)
+        return Block(memory, Layout(end, moving, host, entries, columns, parts, skipped))
 
-    def _placed(self, numbers: Iterable[int], start: int) -> tuple[dict[int, int], int]:
-        """Offsets of some entries, one after another, and the aligned end of them."""
-        offsets, end = {}, start
+    def _place(self, offsets: dict[int, int], numbers: Iterable[int], start: int) -> int:
+        """Place some entries, one after another; the aligned end of them."""
         for number in numbers:
-            offsets[number] = end
-            end += -(-self._pieces[number].nbytes // ALIGNMENT) * ALIGNMENT
-        return offsets, end
+            offsets[number] = start
+            start += -(-self._pieces[number].nbytes // ALIGNMENT) * ALIGNMENT
+        return start
 
 
 def _bytes_of(tensor: torch.Tensor) -> NDArray[np.uint8]:
@@ -245,12 +269,22 @@ class Block:
         self.layout = layout
         self._host = host
 
+    @property
+    def moving(self) -> torch.Tensor:
+        """What of the memory goes where the batch goes."""
+        return self.memory[: self.layout.moving]
+
     def lent(self) -> Block:
         """This block in memory that will be written again.
 
         What stays on the host is copied. So a copy on a device is all that its batch is made of.
         """
         return Block(self.memory, self.layout, self.memory[self.layout.host :].clone())
+
+    def copied(self, memory: torch.Tensor) -> Block:
+        """This block in a copy on the host of its memory, or of what of it moves."""
+        is_whole = len(memory) == self.layout.nbytes
+        return Block(memory, self.layout, None if is_whole else self._host)
 
     def left_behind(self) -> Block:
         """What is needed of this block where its batch lies in a copy on a device."""

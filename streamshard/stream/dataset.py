@@ -94,8 +94,12 @@ class ShardDataset(IterableDataset[Any]):
             parts: None for a dict of all parts, a name for one value, names for a tuple; `jpg;png`
                 is the first of these that a sample has; `"__key__"` and `"__mask__"` may be named.
             decode: By part: `bytes` for the raw bytes, a decoder of streamshard's (such as
-                `RandomResizedCrop`), or any callable from the codec's value to another.
-            transform: Called with each sample, a dict with `"__key__"`; returns a dict.
+                `RandomResizedCrop`), or any callable from the codec's value to another. A callable
+                that has a parameter `generator` is given a `torch.Generator`, seeded from (seed,
+                epoch, position); the global ones of torch, numpy and random are seeded for it too.
+                One with the attribute `form = None` makes batches lists, for values of many shapes.
+            transform: Called with each sample, a dict with `"__key__"`, and perhaps a generator, as
+                above; returns a dict.
             tail: "drop" leaves out the last incomplete global batch, "pad" fills it from the start
                 of the sequence and adds `"__mask__"`, (batch,) bool, true for real samples, "exact"
                 delivers everything once, so that the last batch is smaller, and empty where a rank
@@ -315,6 +319,12 @@ class ShardDataset(IterableDataset[Any]):
     def __iter__(self) -> Steps:
         """Batches of this rank, and in a worker of that worker: every n-th step from the w-th."""
         refuse_collation()
+        if self.course.assembler.encoded:
+            part = min(self.course.assembler.encoded)
+            raise UsageError(
+                f"part {part!r} is to be decoded on a GPU, which StreamLoader(dataset, "
+                "device='cuda') does; elsewhere give decode= the crop without ss.GpuDecode"
+            )
         info = get_worker_info()
         worker, workers = (info.id, info.num_workers) if info else (0, 1)
         # Read once, here: in the generator's body, one pass could see two epochs.

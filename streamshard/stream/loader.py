@@ -15,6 +15,7 @@ from streamshard.plan.share import World
 from streamshard.stream.block import Block, plain_memory
 from streamshard.stream.dataset import ShardDataset
 from streamshard.stream.device import LENT, copies, to_device
+from streamshard.stream.on_device import Arrival, OnDevice
 from streamshard.stream.workers import WorkerPool
 
 
@@ -40,6 +41,7 @@ class StreamLoader:
         *,
         num_workers: int = 0,
         device: torch.device | str | None = None,
+        on_device: OnDevice | None = None,
         prefetch: int = 4,
         reuse: bool = False,
         restarts: int = 3,
@@ -52,6 +54,11 @@ class StreamLoader:
             num_workers: Processes that make batches; 0 makes them in this one. The batches do not
                 depend on it.
             device: Where tensors are to be; to CUDA they are copied ahead on a stream of their own.
+            on_device: What is done to every batch where it has arrived, on that stream too, so
+                while the batch before it is used: a function of the batch, or by part of that
+                part's value (`{"jpg": ss.Normalize.imagenet()}`). What it makes is kept from being
+                used again too early where it finds it: tensors in dicts, lists, tuples, dataclasses
+                and graphs.
             prefetch: Batches that each worker may have ready.
             reuse: A batch is valid until the next one is asked for: its memory is written again.
                 Faster; what is kept must be cloned. Without it batches may be kept for ever, and
@@ -61,7 +68,8 @@ class StreamLoader:
             start_method: fork, spawn or forkserver; by default the platform's.
 
         Raises:
-            UsageError: A number is negative, or `prefetch` is 0.
+            UsageError: A number is negative, `prefetch` is 0, `on_device` is no function, or a
+                part is to be decoded on a GPU and can't be.
         """
         if num_workers < 0 or prefetch < 1 or restarts < 0:
             raise UsageError(
@@ -73,6 +81,7 @@ class StreamLoader:
         self._restarts, self._start_method = restarts, start_method
         self._device = None if device is None else torch.device(device)
         self._is_copied, self._reuse = copies(self._device), reuse
+        self._arrival = Arrival(dataset.course.assembler.encoded, on_device, self._device)
         self._current: Cursor | None = None
         self._pool: WorkerPool | None = None
         self._close_pool: weakref.finalize[[], StreamLoader] | None = None
@@ -96,6 +105,11 @@ class StreamLoader:
     def skipped(self) -> int:
         """Samples of the current pass that were left out because of an error (`on_error`)."""
         return self._skipped
+
+    @property
+    def fallbacks(self) -> int:
+        """Images of the current pass that `GpuDecode` left to a CPU."""
+        return self._arrival.by_cpu
 
     def __len__(self) -> int:
         """Steps of the whole of the current epoch, the same on every rank.
@@ -126,7 +140,7 @@ class StreamLoader:
             self._current = self.dataset.course.next_epoch(self._cursor, world)
             self._is_broken_off = False
         self._pass += 1
-        self._skipped = 0
+        self._skipped = self._arrival.by_cpu = 0
         return self._batches(self._cursor, world, self._pass)
 
     @property
@@ -140,7 +154,7 @@ class StreamLoader:
         if self._delivering is not None and (left := self._delivering()):
             left.close()  # it may have copies under way, and gives back what they read
         blocks = self._blocks(start, world)
-        delivering = to_device(blocks, self._device, self._give_back)
+        delivering = to_device(blocks, self._device, self._give_back, self._arrival)
         if self._is_copied:
             self._delivering = weakref.ref(delivering)  # weak, or a dropped loader would live on
         for batch, done in delivering:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import pickle
 import weakref
 from typing import cast
@@ -76,10 +77,19 @@ def _lock_pages(ring: NDArray[np.uint8], device: torch.device) -> None:
     """Let CUDA copy from a ring without a copy between; where it may not, blocks are pinned."""
     cudart = torch.cuda.cudart()  # type: ignore[no-untyped-call]
     address, success = ring.ctypes.data, cudart.cudaError.success
-    if cudart.cudaHostRegister(address, ring.nbytes, _PORTABLE) == success:
-        # Before the mapping goes; not when the process ends, when CUDA may have gone first.
-        weakref.finalize(ring, cudart.cudaHostUnregister, address).atexit = False
-        return
-    # The runtime keeps the error and the next kernel's launch would report it: let this one.
-    with contextlib.suppress(RuntimeError):
-        torch.zeros(1, device=device)
+    with torch.cuda.device(device):  # or another GPU would get a context, and give memory for it
+        if cudart.cudaHostRegister(address, ring.nbytes, _PORTABLE) == success:
+            # Before the mapping goes; not when the process ends, when CUDA may have gone first.
+            unlock = weakref.finalize(ring, _unlock_pages, address, device, os.getpid())
+            unlock.atexit = False
+            return
+        # The runtime keeps the error and the next kernel's launch would report it: let this one.
+        with contextlib.suppress(RuntimeError):
+            torch.zeros(1, device=device)
+
+
+def _unlock_pages(address: int, device: torch.device, process: int) -> None:
+    if os.getpid() != process:
+        return  # a fork of the trainer has the mapping, but CUDA can't be used there
+    with torch.cuda.device(device):
+        torch.cuda.cudart().cudaHostUnregister(address)  # type: ignore[no-untyped-call]

@@ -16,6 +16,8 @@ from streamshard.stream.block import BlockBuilder
 from streamshard.stream.called import Function
 from streamshard.stream.choice import Graphs
 from streamshard.stream.collate import Inferred, add_formed, add_listed
+from streamshard.stream.encoded import Encoded, add_encoded
+from streamshard.stream.gpu_decode import GpuDecode
 from streamshard.stream.graph_reader import GraphReader
 from streamshard.stream.parts import PartReader, Place, by_shard, named
 from streamshard.stream.reader import Shards
@@ -39,8 +41,7 @@ def part_reader(shards: Shards, part: str, decode: Mapping[str, Decoder]) -> Par
     there = shards.manifest.parts
     choices = [(name, there[name]) for name in part.split(";") if name in there]
     codecs = {codec_of(spec.suffix).name for _, spec in choices}
-    if isinstance(decoder, Graphs) and codecs != {"graph"}:
-        raise UsageError(f"ss.Graphs is for graphs; part {part!r} is of codec {min(codecs)}")
+    _check_codec(decoder, part, codecs)
     if isinstance(decoder, Graphs) or (decoder is None and codecs == {"graph"}):
         return GraphReader(shards, *choices[0], decoder or Graphs())
     if decoder is None and codecs == {"int"} and len(choices) == 1 and not choices[0][1].optional:
@@ -48,6 +49,8 @@ def part_reader(shards: Shards, part: str, decode: Mapping[str, Decoder]) -> Par
     may_lack = len(choices) == 1 and choices[0][1].optional
     if decoder is bytes:
         return _Decoded(shards, choices, lambda data, _: data, None)
+    if isinstance(decoder, GpuDecode):
+        return _Encoded(shards, choices, decoder, None)
     if decoder is not None and not getattr(decoder, "takes_bytes", False):
         return Called(shards, choices, decoder)
     # A missing value has no place in a stack.
@@ -61,6 +64,16 @@ def _form(choices: Sequence[tuple[str, Part]], decoder: Any) -> Form | None:
         form = codec_of(spec.suffix).form if decoder is None else decoder.form
         forms.add(form(spec.schema) if callable(form) else form)
     return forms.pop() if len(forms) == 1 else None
+
+
+def _check_codec(decoder: object, part: str, codecs: set[str]) -> None:
+    """Refuse a decoder for parts of another codec."""
+    for kind, codec in ((Graphs, "graph"), (GpuDecode, "image")):
+        if isinstance(decoder, kind) and codecs != {codec}:
+            other = min(codecs - {codec})
+            raise UsageError(
+                f"ss.{kind.__name__} is for {codec}s; part {part!r} is of codec {other}"
+            )
 
 
 class _Ints:
@@ -144,6 +157,30 @@ class _Decoded:
         if all(other._form == self._form for other in alike):
             return self
         return _Decoded(self._shards, self._choices, self._decoder, None)
+
+
+class _Encoded(_Decoded):
+    """A part whose images are decoded where the batch arrives."""
+
+    def read(self, place: Place) -> tuple[Encoded, str]:
+        """The image on its way, and where it lies."""
+        assert self._decoder is not None
+        for name, _ in self._choices:
+            data = self._shards.read(place.shard, place.row, name)
+            if data is not None:
+                at = self._shards.at(place.shard, place.row, name)
+                with named(at):
+                    return self._decoder(data, place.generator()), at
+        at = self._shards.at(place.shard, place.row, self._choices[0][0])
+        raise SampleError(f"{at}: the sample lacks it, and ss.GpuDecode wants an image in each")
+
+    def add(self, builder: BlockBuilder, name: str, values: Sequence[tuple[Encoded, str]]) -> None:
+        """See `PartReader`."""
+        add_encoded(builder, name, [image for image, _ in values], [at for _, at in values])
+
+    def joined(self, others: Sequence[PartReader]) -> PartReader:
+        """See `PartReader`; `encoded_parts` has seen that they are alike."""
+        return self
 
 
 class Called(_Decoded):

@@ -14,7 +14,7 @@ from streamshard.stream.reader import Shards
 from streamshard.stream.view import View
 
 Decoder = Callable[..., Any] | Graphs
-Transform = Callable[[dict[str, Any]], Mapping[str, Any]]
+Transform = Callable[..., Mapping[str, Any]]  # of a sample, and perhaps a generator
 
 
 @dataclass(frozen=True)

@@ -28,12 +28,12 @@ from torch_geometric.data import Data
 
 import streamshard as ss
 from streamshard.stream import device, workers
-from streamshard.stream import loader as loader_module
-from streamshard.stream.block import BlockBuilder, plain_memory
+from streamshard.stream.block import BlockBuilder
 from streamshard.stream.mapped import MappedMemory
 from streamshard.stream.ring import FRESH, BlockMemory
 from streamshard.stream.workers import WorkerPool
 from tests.stream.data import collect
+from tests.stream.late import LateSide
 from tests.stream.test_workers import gone, pids, wait_until
 
 COUNT = 120
@@ -269,13 +269,11 @@ def test_batches_on_another_device_keep_what_stays_on_the_host(even: str) -> Non
 
 @pytest.mark.parametrize("where", ["here", "meta", "copied ahead"])
 def test_iterators_left_behind_loads_and_closes_lose_no_slot(
-    even: str, where: str, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest
+    even: str, where: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Twenty random turns with few slots to lose: lost ones would stop the stream."""
     if where == "copied ahead":
-        request.getfixturevalue("events")
-        ahead = device._overlapped
-        monkeypatch.setattr(loader_module, "to_device", ahead)
+        monkeypatch.setitem(device._SIDES, "meta", lambda _: LateSide())
     dataset = ss.ShardDataset(even, batch_size=4, shuffle=True)
     expected = collect(ss.StreamLoader(dataset))
     chance = random.Random(5)
@@ -467,66 +465,6 @@ def test_batches_are_for_keeps_without_reuse(url: str, request: pytest.FixtureRe
     assert len({batch.block.memory.data_ptr() for batch in kept}) == len(kept)
 
 
-class Event:
-    """Stands for a CUDA event: which copies the host has waited for."""
-
-    waited_for: list[Event]
-
-    def record(self, stream: object) -> None: ...
-
-    def synchronize(self) -> None:
-        self.waited_for.append(self)
-
-
-class Stream:
-    def wait_event(self, event: Event) -> None: ...
-
-
-@pytest.fixture
-def events(monkeypatch: pytest.MonkeyPatch) -> list[Event]:
-    """CUDA as far as the copy asks for it, on the meta device."""
-    monkeypatch.setattr(Event, "waited_for", [], raising=False)
-    monkeypatch.setattr(torch.cuda, "Event", Event)
-    monkeypatch.setattr(torch.cuda, "Stream", lambda device: Stream())
-    monkeypatch.setattr(torch.cuda, "stream", lambda stream: contextlib.nullcontext())
-    monkeypatch.setattr(torch.cuda, "current_stream", lambda device: Stream())
-    monkeypatch.setattr(torch.Tensor, "pin_memory", lambda tensor: tensor)
-    monkeypatch.setattr(torch.Tensor, "record_stream", lambda tensor, stream: None)
-    return Event.waited_for
-
-
-@pytest.mark.parametrize("taken", range(7))
-def test_a_slot_is_given_back_when_its_copy_is_done_and_not_before(
-    even: str, events: list[Event], taken: int
-) -> None:
-    """For every number of batches after which a pass may be broken off."""
-    course = ss.ShardDataset(even, batch_size=20).course
-    made = course.make(course.first_cursor(ss.World(), 0), ss.World(), range(6), plain_memory)
-    lent, given_back = 0, 0
-
-    def blocks() -> Iterator[tuple[Any, int]]:
-        nonlocal lent
-        for number, block in enumerate(made):
-            lent += 1
-            assert lent - given_back <= device.LENT
-            yield block, number
-
-    def give_back() -> None:
-        nonlocal given_back
-        given_back += 1
-        assert len(events) == given_back
-
-    batches = device._overlapped(blocks(), torch.device("meta"), give_back)
-    for number in range(taken):
-        batch, tag = next(batches)
-        assert tag == number
-        assert given_back == number + 1
-        assert batch["npy"].device.type == "meta"
-        assert batch["__key__"][0] == f"{20 * number:03d}"
-    del batches
-    assert given_back == lent
-
-
 class Cudart:
     """Stands for CUDA's runtime: which memory is locked."""
 
@@ -553,6 +491,7 @@ def test_the_pages_of_a_ring_are_locked_as_long_as_it_is_mapped(
 ) -> None:
     cudart = Cudart(answer)
     monkeypatch.setattr(torch.cuda, "cudart", lambda: cudart)
+    monkeypatch.setattr(torch.cuda, "device", lambda device: contextlib.nullcontext())
     monkeypatch.setattr(torch, "zeros", Mock(side_effect=RuntimeError("what was left unread")))
     builder = BlockBuilder()
     builder.tensor("cls", np.arange(1000))

@@ -3,6 +3,7 @@
 tools/bench images    JPEGs of its own making: decode, crop to 224, batch
 tools/bench graphs    molecules of about 23 nodes (--smiles FILE: real ones), beside PyG and others
 tools/bench plan      10 billion samples in a million shards; smaller ones beside MosaicML's planner
+tools/bench gpu       copies to a GPU, how it waits for images, decoding there (status 2: no GPU)
 tools/bench details   what DESIGN.md's decisions weigh against each other
 
 Machines are noisy, so absolute figures mean little: quote the ratios of one run.
@@ -27,7 +28,7 @@ def main() -> None:
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("what", choices=["images", "graphs", "plan", "details"])
+    parser.add_argument("what", choices=["images", "graphs", "plan", "gpu", "details"])
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument(

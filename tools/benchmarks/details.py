@@ -1,4 +1,4 @@
-"""What DESIGN.md weighs: when headers are checked, the permutation, how batches travel."""
+"""What DESIGN.md weighs: headers, the permutation, decoding, pixels, how batches travel."""
 
 import os
 import statistics
@@ -7,6 +7,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+import torch
+from decoding import decoding
 from transport import transport
 
 import streamshard as ss
@@ -58,6 +60,34 @@ def headers(folder: Path, rounds: int) -> dict[str, float]:
     return figures
 
 
+def normalized(rounds: int) -> dict[str, float]:
+    """64 images of 224 x 224 to float32, by `ss.Normalize` and as usually written."""
+    images = torch.randint(0, 256, (64, 3, 224, 224), dtype=torch.uint8)
+    mean, std = (
+        torch.tensor(numbers).view(3, 1, 1)
+        for numbers in ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+    )
+    figures = {}
+    for name, order in (("", torch.contiguous_format), (", channels_last", torch.channels_last)):
+        ours = ss.Normalize.imagenet(memory_format=order)
+        ways = {
+            "Normalize": lambda ours=ours: ours(images),
+            "as usually written": lambda order=order: (
+                (images.float() / 255 - mean) / std
+            ).contiguous(memory_format=order),
+        }
+        turns = {way: [] for way in ways}
+        for _ in range(2 * rounds + 1):
+            for way, run in ways.items():
+                turns[way].append(timed(run, 1) * 1e3)
+        medians = {way: statistics.median(each[1:]) for way, each in turns.items()}
+        figures |= {f"ms for 64 images, {way}{name}": value for way, value in medians.items()}
+        figures[f"as usually written / Normalize{name}"] = (
+            medians["as usually written"] / medians["Normalize"]
+        )
+    return figures
+
+
 def measure(folder: Path, workers: int, rounds: int) -> dict[str, float]:
     del workers  # all of it in this process
     places, sizes = np.arange(4096), np.full(4096, 9000)
@@ -65,7 +95,9 @@ def measure(folder: Path, workers: int, rounds: int) -> dict[str, float]:
     seconds = timed(lambda: permute.permute(places, sizes, keys), rounds)
     figures = headers(folder, rounds)
     figures["us to permute 128 of 4,096 places"] = seconds / 32 * 1e6
+    figures |= decoding(rounds)
+    figures |= normalized(rounds)
     figures |= transport()
     for name, value in figures.items():
-        print(f"{name:36} {value:,.3f}")
+        print(f"{name:56} {value:,.3f}")
     return figures
