@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import functools
 import io
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -26,7 +27,7 @@ def view_of(data: bytes | memoryview) -> NDArray[Any]:
     begin = 10 if data[6:7] == b"\x01" else 12  # version 1 has two bytes for the header's length
     end = begin + int.from_bytes(data[8:begin], "little")
     shape, is_fortran, dtype = _parsed(bytes(data[:end]))
-    if end + dtype.itemsize * int(np.prod(shape)) != len(data):
+    if end + dtype.itemsize * math.prod(shape) != len(data):
         raise ValueError(f"not a whole .npy file: {len(data)} bytes")
     return np.ndarray(shape, dtype, data, end, order="F" if is_fortran else "C")
 

@@ -48,7 +48,8 @@ def whole(picture: Picture, mode: Mode) -> torch.Tensor:
         ValueError: See `Picture`.
     """
     pixels = picture.decode(mode).pixels
-    return _as_batch(pixels)[0] if mode in CHANNELS else torch.from_numpy(pixels)
+    result = _as_batch(pixels)[0] if mode in CHANNELS else torch.from_numpy(pixels)
+    return result if pixels.flags.writeable else result.clone()
 
 
 def framed(picture: Picture, framing: Framing, mode: Mode) -> torch.Tensor:
@@ -65,7 +66,10 @@ def framed(picture: Picture, framing: Framing, mode: Mode) -> torch.Tensor:
     least = max(size[0] / box.height, size[1] / box.width)
     pixels, scale = picture.decode(mode, least)
     if mode in CHANNELS:
-        return cut_out(_as_batch(pixels), framing, scale)
+        image = _as_batch(pixels)
+        result = cut_out(image, framing, scale)
+        is_view = result.untyped_storage().data_ptr() == image.untyped_storage().data_ptr()
+        return result.clone() if is_view and not pixels.flags.writeable else result
     result = torch.from_numpy(_nearest(pixels, box, size))
     return result.flip(-1) if framing.flip else result
 
@@ -118,8 +122,20 @@ def _nearest(pixels: Pixels, box: Box, size: tuple[int, int]) -> Pixels:
 
 def _as_batch(pixels: Pixels) -> torch.Tensor:
     """(H, W, C) seen as (1, C, H, W) in channels_last, for which torch has a fast uint8 kernel."""
-    own = pixels if pixels.flags.writeable else pixels.copy()  # of a file that is mapped
-    return torch.from_numpy(own).permute(2, 0, 1)[None]
+    array = pixels if pixels.flags.writeable else np.asarray(_Unmarked(pixels))
+    return torch.from_numpy(array).permute(2, 0, 1)[None]
+
+
+class _Unmarked:
+    """An array of a mapped file, without the mark that it may not be written.
+
+    torch has no such mark, and warns; nothing here writes, and what leaves this file is a copy.
+    """
+
+    def __init__(self, array: Pixels) -> None:
+        self._array = array  # keeps the file mapped
+        described = array.__array_interface__
+        self.__array_interface__ = {**described, "data": (described["data"][0], False)}
 
 
 def _interpolated(image: torch.Tensor, **how: Any) -> torch.Tensor:
