@@ -12,7 +12,7 @@ import streamshard as ss
 from streamshard.pack.index import index_tars
 from streamshard.stream.export import export
 from streamshard.stream.unpack import unpack
-from tests.cli.command import COMMAND, Here, environment, streamshard_command
+from tests.cli.command import COMMAND, Here, environment
 from tests.pack.sources import class_folders, files_of, write_files, write_tar
 
 
@@ -73,8 +73,8 @@ def test_an_exported_dataset_is_whole_and_can_be_indexed_anew(place: Path, here:
     assert here("index", "own", "--out", "elsewhere", cwd=place).status == 0
 
 
-def test_cat_gives_the_bytes_of_a_part(place: Path) -> None:
-    done = streamshard_command("cat", "own", "bee/2.cls", cwd=place)
+def test_cat_gives_the_bytes_of_a_part(place: Path, here: Here) -> None:
+    done = here("cat", "own", "bee/2.cls", cwd=place)
     assert (done.status, done.out, done.err) == (0, "1", "")
     image = subprocess.run(
         [*COMMAND, "cat", "own", "bee/2.png"],

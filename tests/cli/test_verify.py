@@ -20,11 +20,11 @@ def packed(tmp_path: Path) -> Path:
     return tmp_path / "set"
 
 
-def test_decode_and_workers_find_what_can_not_be_decoded(tmp_path: Path) -> None:
+def test_decode_and_workers_find_what_can_not_be_decoded(tmp_path: Path, here: Here) -> None:
     for name in ("a", "b"):
         write_tar(tmp_path / "own" / f"{name}.tar", [(f"{name}.jpg", b"no image")])
-    assert streamshard_command("index", "own", cwd=tmp_path).status == 0
-    assert streamshard_command("verify", "own", cwd=tmp_path).status == 0
+    assert here("index", "own", cwd=tmp_path).status == 0
+    assert here("verify", "own", cwd=tmp_path).status == 0
     done = streamshard_command("verify", "own", "--decode", "--workers", 2, cwd=tmp_path)
     assert (done.status, done.err) == (1, "")
     assert done.out.splitlines() == [

@@ -235,7 +235,7 @@ def stats() -> Iterator[list[str]]:
 
 
 @pytest.mark.parametrize("workers", [0, 2])
-@pytest.mark.parametrize("kills", [3, pytest.param(250, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("kills", [2, pytest.param(250, marks=pytest.mark.slow)])
 def test_packs_killed_at_random_moments_go_on_to_the_same_bytes(
     tmp_path: Path, workers: int, kills: int
 ) -> None:

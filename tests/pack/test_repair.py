@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import multiprocessing
 import random
 import shutil
-import signal
-import subprocess
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -23,7 +21,6 @@ from streamshard.pack.repair import repair
 from streamshard.shard import tar
 from streamshard.shard.manifest import FOLDER, HEAD, TABLE, index_name
 from streamshard.shard.sizes import SIZES
-from tests.cli.command import environment
 from tests.pack.sources import class_folders, files_of, image_bytes, ring, tars_of, write_tar
 
 INDEX = index_name("shard-000001.tar")
@@ -333,15 +330,6 @@ def test_a_dataset_in_memory_is_repaired(tmp_path: Path, memory_url: str) -> Non
     assert memory.cat(f"{memory_url}/{SIZES}") == (tmp_path / "graphs" / SIZES).read_bytes()
 
 
-SCRIPT = """
-import sys
-from streamshard.pack.repair import repair
-print("ready", flush=True)
-sys.stdin.readline()
-repair(sys.argv[1], accept_changes=sys.argv[2] == "True")
-"""
-
-
 @pytest.mark.parametrize(
     "seed", [0, 1, *(pytest.param(seed, marks=pytest.mark.slow) for seed in range(2, 30))]
 )
@@ -361,17 +349,13 @@ def test_a_repair_that_is_killed_leaves_what_reads_right_or_is_refused(
     shutil.copytree(tmp_path / "set", tmp_path / "twin")
     assert repair(tmp_path / "twin", accept_changes=True).left == []
     for _ in range(3):
-        command = [sys.executable, "-c", SCRIPT, str(tmp_path / "set"), str(accept)]
-        with subprocess.Popen(
-            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment()
-        ) as process:
-            assert process.stdout
-            assert process.stdin
-            assert process.stdout.readline() == b"ready\n"
-            process.stdin.write(b"\n")
-            process.stdin.flush()
-            time.sleep(chance.uniform(0, 0.06))
-            process.send_signal(signal.SIGKILL)
+        process = multiprocessing.get_context("fork").Process(
+            target=repair, args=(tmp_path / "set",), kwargs={"accept_changes": accept}
+        )
+        process.start()
+        time.sleep(chance.uniform(0, 0.06))
+        process.kill()
+        process.join()
         reads_right_or_is_refused(tmp_path / "set", expected)
     assert repair(tmp_path / "set", accept_changes=accept).left == []
     for name, data in files_of(tmp_path / "twin").items():

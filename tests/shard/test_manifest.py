@@ -218,9 +218,9 @@ def test_a_million_shards_open_at_once() -> None:
         }
     )
     files = Files(Manifest({}, table).to_files())
-    start = time.perf_counter()
+    start = time.process_time()
     manifest = read_manifest(files, "x")
-    took = time.perf_counter() - start
+    took = time.process_time() - start
     assert (len(manifest), len(manifest.table)) == (10**9, count)
     assert manifest.table[123_456].name == "shard-0123456.tar"
     assert took < 1.5

@@ -64,15 +64,13 @@ def run(setting: dict[str, Any]) -> dict[str, Any]:
     return {"epoch": epoch, "promised": promised, "batches": batches, "state": state}
 
 
-def main() -> None:
+def main(folder: str, told: str) -> None:
     dist.init_process_group("gloo", timeout=timedelta(seconds=20))
-    results = {
-        setting["name"]: run(setting) for setting in json.loads(Path(sys.argv[2]).read_text())
-    }
-    (Path(sys.argv[1]) / f"{dist.get_rank()}.json").write_text(json.dumps(results))
+    results = {setting["name"]: run(setting) for setting in json.loads(Path(told).read_text())}
+    (Path(folder) / f"{dist.get_rank()}.json").write_text(json.dumps(results))
     dist.barrier()
     dist.destroy_process_group()
 
 
 if __name__ == "__main__":
-    main()
+    main(*sys.argv[1:])

@@ -1,7 +1,8 @@
-"""One rank of a training that will be killed: killed_job.py URL FOLDER RUN WORKERS BATCH
+"""One rank of a training that will be killed.
 
 All ranks of a run meet in every step. Each logs what it received to FOLDER/RUN-RANK.log before they
-meet; rank 0 saves the state to FOLDER/state.json after. RANK and WORLD_SIZE are torchrun's.
+meet; rank 0 saves the state to FOLDER/state.json after. It has a session of its own, by which its
+workers are found.
 """
 
 from __future__ import annotations
@@ -9,7 +10,6 @@ from __future__ import annotations
 import json
 import os
 import signal
-import sys
 import time
 from datetime import timedelta
 from pathlib import Path
@@ -40,16 +40,18 @@ def train(loader: ss.StreamLoader, log: Path, state_file: Path) -> None:
             time.sleep(SECONDS_PER_SAMPLE * len(batch["__key__"]) * dist.get_world_size())
 
 
-def main() -> None:
+def main(
+    url: str, folder: Path, run: int, *, rank: int, size: int, workers: int, batch_size: int
+) -> None:
+    os.setsid()
     # Whatever becomes of the test, this process ends, and its workers with it.
     signal.alarm(LIMIT_SECONDS)
-    url, folder, run = sys.argv[1], Path(sys.argv[2]), sys.argv[3]
-    workers, batch_size = map(int, sys.argv[4:])
+    os.environ["GLOO_SOCKET_IFNAME"] = "lo"
     dist.init_process_group(
         "gloo",
         init_method=f"file://{folder}/{run}.store",
-        rank=int(os.environ["RANK"]),
-        world_size=int(os.environ["WORLD_SIZE"]),
+        rank=rank,
+        world_size=size,
         timeout=timedelta(seconds=20),
     )
     dataset = ss.ShardDataset(
@@ -63,7 +65,3 @@ def main() -> None:
             train(loader, folder / f"{run}-{dist.get_rank()}.log", state_file)
     dist.barrier()
     dist.destroy_process_group()
-
-
-if __name__ == "__main__":
-    main()

@@ -23,7 +23,8 @@ from streamshard.plan.share import Tail
 from streamshard.stream.board import Board
 from tests.oracle import Graph, budget_batches
 from tests.stream.data import collect
-from tests.stream.test_in_step import sequence, torchrun
+from tests.stream.ranks import forked
+from tests.stream.test_in_step import sequence
 
 COUNT = 400
 NODES = [16 + number * number * 7919 % 104729 % 15 for number in range(COUNT)]
@@ -376,7 +377,7 @@ def test_ranks_of_torchrun_take_equal_steps_and_one_process_goes_on(
 ) -> None:
     limits = {"max_nodes": 150, "max_edges": 330, "oversize": "error"}
     base = {"url": url, "budget": limits, "shuffle": True, "workers": 1}
-    first = torchrun(
+    first = forked(
         tmp_path / "first", 2,
         [
             {**base, "name": f"{tail}-{stop}", "tail": tail, "stop": stop}

@@ -1,4 +1,4 @@
-"""Real torchrun: a training that changes its topology again and again gives what one run gives.
+"""Ranks of torchrun: a training that changes its topology again and again gives what one run gives.
 
 From 3 ranks x 2 workers to 2 x 5 to 1 x 0 and back, the batch size changing on the way; to the bit.
 """
@@ -14,7 +14,7 @@ from torch_geometric.data import Data
 
 import streamshard as ss
 from tests.stream.data import checksums, make_images
-from tests.stream.test_in_step import torchrun
+from tests.stream.ranks import forked
 
 SAMPLES, CROP = 150, 16
 RULES: dict[str, dict[str, Any]] = {
@@ -138,7 +138,7 @@ def test_a_chain_of_topologies_gives_the_same_samples_to_the_bit(
             }
             for name, setting in settings.items()
         ]  # fmt: skip
-        results = torchrun(tmp_path / str(number), link.ranks, run)
+        results = forked(tmp_path / str(number), link.ranks, run)
         for name in settings:
             states[name], *others = (result[name]["state"] for result in results)
             assert all(other == states[name] for other in others), "ranks have different cursors"

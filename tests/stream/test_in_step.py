@@ -1,11 +1,7 @@
-"""Real torchrun: ranks stay in step, the tail's rule holds, and a cursor fits any topology."""
+"""Ranks of torchrun stay in step, the tail's rule holds, and a cursor fits any topology."""
 
 from __future__ import annotations
 
-import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -14,24 +10,7 @@ import pytest
 import streamshard as ss
 from streamshard.plan.order import Shuffle
 from tests.stream.data import UNEVEN, keys_of, make_tars
-
-JOB = Path(__file__).with_name("in_step_job.py")
-Results = list[dict[str, Any]]  # by rank
-
-
-def torchrun(folder: Path, processes: int, settings: list[dict[str, Any]]) -> Results:
-    """Run the job on so many processes; what each rank wrote."""
-    folder.mkdir()
-    (folder / "settings.json").write_text(json.dumps(settings))
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
-    command += ["--nproc-per-node", str(processes), str(JOB), str(folder)]
-    environment = {**os.environ, "PYTHONPATH": os.getcwd(), "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(
-        [*command, str(folder / "settings.json")],
-        env=environment, capture_output=True, text=True, timeout=240, check=False,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr[-4000:]
-    return [json.loads((folder / f"{rank}.json").read_text()) for rank in range(processes)]
+from tests.stream.ranks import Results, forked, torchrun
 
 
 def sequence(results: Results, name: str) -> list[tuple[str, bool]]:
@@ -81,7 +60,8 @@ def test_every_rank_takes_the_same_steps_and_the_tail_keeps_its_rule(
         for tail in ("drop", "pad", "exact")
         for workers, shuffle in ((0, False), (1, True), (3, True), (3, "full"))
     ]  # fmt: skip
-    results = torchrun(tmp_path / "run", processes, settings)
+    start = torchrun if processes == 2 else forked
+    results = start(tmp_path / "run", processes, settings)
     for setting in settings:
         name, url, tail = str(setting["name"]), str(setting["url"]), setting["tail"]
         expected = uninterrupted(url, setting["shuffle"])  # type: ignore[arg-type]
@@ -107,7 +87,7 @@ def test_a_stop_after_any_step_resumes_on_another_topology(
     """2 ranks x 1 worker, batch 16, stopped after every k; then 3 ranks x 2 workers, batch 10."""
     url = urls["uneven"]
     stops = range(0, 1003 // 32, every)  # after which something of the epoch is left
-    first = torchrun(
+    first = forked(
         tmp_path / "first", 2,
         [
             {"name": f"{tail}-{stop}", "url": url, "workers": 1, "tail": tail, "shuffle": True,
@@ -117,7 +97,7 @@ def test_a_stop_after_any_step_resumes_on_another_topology(
     )  # fmt: skip
     for name in first[0]:
         assert first[0][name]["state"] == first[1][name]["state"], "ranks have different cursors"
-    second = torchrun(
+    second = forked(
         tmp_path / "second", 3,
         [
             {"name": name, "url": url, "workers": 2, "tail": name.partition("-")[0],

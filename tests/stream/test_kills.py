@@ -5,11 +5,10 @@ from __future__ import annotations
 import contextlib
 import itertools
 import json
+import multiprocessing
 import os
 import random
 import signal
-import subprocess
-import sys
 import threading
 import time
 from collections.abc import Sequence
@@ -19,10 +18,11 @@ from typing import Any, NamedTuple
 import pytest
 
 import streamshard as ss
+from tests.stream import killed_job
 from tests.stream.data import collect, make_tars
 from tests.stream.test_workers import gone, pids, wait_until
 
-JOB = Path(__file__).with_name("killed_job.py")
+FORK = multiprocessing.get_context("fork")
 COUNTS = (200, 150, 250)
 
 
@@ -90,24 +90,17 @@ class Ranks:
 
     def __init__(self, url: str, folder: Path, run: int, link: Link) -> None:
         self.logs = [folder / f"{run}-{rank}.log" for rank in range(link.ranks)]
-        self.errors = folder / f"{run}.errors"
-        command = [sys.executable, str(JOB), url, str(folder), str(run)]
-        command += [str(link.workers), str(link.batch_size)]
-        environment = {**os.environ, "PYTHONPATH": os.getcwd(), "OMP_NUM_THREADS": "1"}
-        environment |= {"WORLD_SIZE": str(link.ranks), "GLOO_SOCKET_IFNAME": "lo"}
-        self.processes: list[subprocess.Popen[bytes]] = []
-        try:
-            with self.errors.open("a") as errors:
-                for rank in range(link.ranks):
-                    # A session of its own, by which its workers are found.
-                    process = subprocess.Popen(
-                        command, env={**environment, "RANK": str(rank)}, stderr=errors,
-                        start_new_session=True,
-                    )  # fmt: skip
-                    self.processes.append(process)
-        except BaseException:
-            self.__exit__()
-            raise
+        self.processes = [
+            FORK.Process(
+                target=killed_job.main,
+                args=(url, folder, run),
+                kwargs={"rank": rank, "size": link.ranks, "workers": link.workers}
+                | {"batch_size": link.batch_size},
+            )
+            for rank in range(link.ranks)
+        ]
+        for process in self.processes:
+            process.start()
 
     def __enter__(self) -> Ranks:
         return self
@@ -115,7 +108,7 @@ class Ranks:
     def __exit__(self, *error: object) -> None:
         for process in self.processes:
             process.kill()
-            process.wait()
+            process.join()
         for pid in self.living():
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
@@ -124,16 +117,19 @@ class Ranks:
         """Until rank 0 has logged one, or ended because nothing was left to do."""
         log, first = self.logs[0], self.processes[0]
         assert wait_until(
-            lambda: (log.exists() and log.stat().st_size > 0) or first.poll() is not None, 60
+            lambda: (log.exists() and log.stat().st_size > 0) or first.exitcode is not None, 60
         ), "no step in a minute"
-        statuses = [process.poll() for process in self.processes]
-        assert all(status in (None, 0) for status in statuses), self.errors.read_text()[-4000:]
+        statuses = [process.exitcode for process in self.processes]
+        assert all(status in (None, 0) for status in statuses), f"{statuses}; see standard error"
 
     def kill(self, ranks: Sequence[int]) -> int:
         """Kill some; how many of them were alive."""
-        for rank in ranks:
-            self.processes[rank].kill()
-        return sum(self.processes[rank].wait() == -signal.SIGKILL for rank in ranks)
+        killed = [self.processes[rank] for rank in ranks]
+        for process in killed:
+            process.kill()
+        for process in killed:
+            process.join()
+        return sum(process.exitcode == -signal.SIGKILL for process in killed)
 
     def living(self) -> list[int]:
         """What lives in the ranks' sessions: they and their workers."""
