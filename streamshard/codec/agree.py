@@ -11,7 +11,8 @@ import torch
 from numpy.typing import NDArray
 
 from streamshard.codec.base import Facts
-from streamshard.codec.graph import SIGNED, GraphCodec, read_layout, width_of
+from streamshard.codec.graph import GraphCodec, read_layout
+from streamshard.codec.narrow import SIGNED, width_of
 from streamshard.codec.pyg import NODES, joined, parted
 from streamshard.codec.registry import codec_of
 from streamshard.codec.tensor import decode_tensors

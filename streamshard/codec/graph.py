@@ -11,10 +11,11 @@ import json
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import torch
 
 from streamshard.codec.base import Facts, Form, Packed, Schema
+from streamshard.codec.layout import Layout
+from streamshard.codec.narrow import INTEGERS, narrowed, width_of
 from streamshard.codec.pyg import (
     NODES,
     Field,
@@ -25,14 +26,10 @@ from streamshard.codec.pyg import (
     put_together,
     take_apart,
 )
-from streamshard.codec.tensor import decode_tensors, encode_ordered, plain
+from streamshard.codec.tensor import decode_tensors, encode_ordered
 
 if TYPE_CHECKING:
     from torch_geometric.data import Data, HeteroData
-
-SIGNED = 16  # is added to the width of integers that have a sign
-_NARROW = (np.uint8, np.int8, np.uint16, np.int16, np.uint32, np.int32)
-_INTEGERS = (torch.int64, torch.int32, torch.int16)
 
 
 class GraphCodec:
@@ -71,9 +68,15 @@ class GraphCodec:
         """
         self._allow_empty, self._allow_nan, self._narrow = allow_empty, allow_nan, narrow
         self._schema = schema or {}
+        self._layout: Layout | None = None  # of the graph before
 
     def pack(self, value: Any) -> Packed:
         """See `Codec`: takes a `Data`, a `HeteroData`, or the bytes of one."""
+        packed = self._layout.pack(value) if self._layout else None
+        return packed or self._pack(value)
+
+    def _pack(self, value: Any) -> Packed:
+        """The same for any graph: it is taken apart, checked and put into bytes."""
         is_packed = isinstance(value, bytes)
         graph = take_apart(self.decode(value, self._schema) if is_packed else value)
         self._check(graph)
@@ -88,8 +91,9 @@ class GraphCodec:
             fields[field.name] = _spec(field)
             facts |= _sizes(field)
             tensors[field.name] = field.tensor
-            if self._narrow and not is_packed and field.tensor.dtype in _INTEGERS:
-                tensors[field.name], width = _narrowed(field.tensor)
+            if self._narrow and not is_packed and field.tensor.dtype in INTEGERS:
+                array, width = narrowed(field.tensor.numpy())
+                tensors[field.name] = torch.from_numpy(array)
                 facts[f"width:{field.name}"] = width
                 fields[field.name]["narrow"] = True
         order = _byte_order(graph, tensors)
@@ -106,6 +110,8 @@ class GraphCodec:
             NODES: {count.store: count.is_set for count in graph.nodes},
             "edge_types": graph.edge_types,
         }
+        if not is_packed:
+            self._layout = Layout.of(value, graph, schema, allow_nan=self._allow_nan)
         return Packed(encoded, facts, schema)
 
     def merge(self, one: Mapping[str, Any], other: Mapping[str, Any]) -> Schema:
@@ -236,24 +242,6 @@ def _merged(name: str, one: Mapping[str, Any], other: Mapping[str, Any]) -> dict
         )
     # What is said of a field where some graph needs it: `narrow` and `was`.
     return {**other, **one, "inc": max(one["inc"], other["inc"])}
-
-
-def _narrowed(tensor: torch.Tensor) -> tuple[torch.Tensor, int]:
-    """The values in the narrowest integers that hold them, and the width as the index keeps it."""
-    array = plain(tensor).numpy()
-    low, high = (int(array.min()), int(array.max())) if array.size else (0, 0)
-    for kind in _NARROW:
-        limits = np.iinfo(kind)
-        if limits.min <= low and high <= limits.max and limits.bits // 8 < array.itemsize:
-            array = array.astype(kind)
-            break
-    narrow = torch.from_numpy(np.ascontiguousarray(array).reshape(array.shape))
-    return narrow, width_of(narrow.dtype)
-
-
-def width_of(dtype: torch.dtype) -> int:
-    """Bytes of an integer as the index keeps them: 16 more where it is signed."""
-    return dtype.itemsize + (SIGNED if dtype.is_signed else 0)
 
 
 def _byte_order(graph: Graph, tensors: Mapping[str, torch.Tensor]) -> list[str]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -111,7 +111,7 @@ def encode_tensors(tensors: Mapping[str, Any]) -> bytes:
     return bytes(save_arrays(arrays))
 
 
-_FORMAT_NAMES = {
+FORMAT_NAMES = {
     torch.bool: "BOOL",
     torch.uint8: "U8",
     torch.int8: "I8",
@@ -142,24 +142,35 @@ def encode_ordered(tensors: Mapping[str, torch.Tensor]) -> bytes:
     header, pieces, end = {}, [], 0
     for name, value in tensors.items():
         tensor = plain(value)
-        if tensor.dtype not in _FORMAT_NAMES:
+        if tensor.dtype not in FORMAT_NAMES:
             raise ValueError(f"{name!r} is {tensor.dtype}, which safetensors does not hold")
         flat = tensor.contiguous().reshape(-1)
         pieces.append(flat.view(torch.uint8).numpy().tobytes() if flat.numel() else b"")
         begin, end = end, end + len(pieces[-1])
-        header[name] = {
-            "dtype": _FORMAT_NAMES[tensor.dtype],
-            "shape": [*tensor.shape],
-            "data_offsets": [begin, end],
-        }
-    encoded = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
+        header[name] = entry(FORMAT_NAMES[tensor.dtype], tensor.shape, begin, end)
+    return b"".join([framed(header_text(header)), *pieces])
+
+
+def entry(dtype: str, shape: Sequence[Any], begin: Any, end: Any) -> dict[str, Any]:
+    """What the header says of one tensor."""
+    return {"dtype": dtype, "shape": [*shape], "data_offsets": [begin, end]}
+
+
+def header_text(entries: Mapping[str, Any]) -> str:
+    """The header, without its frame."""
+    return json.dumps(entries, separators=(",", ":"), ensure_ascii=False)
+
+
+def framed(header: str) -> bytes:
+    """What is in front of the data: the header's length, the header, and spaces up to 8 bytes."""
+    encoded = header.encode()
     encoded += b" " * (-len(encoded) % 8)  # the data begin at a multiple of 8, as the library's do
-    return b"".join([len(encoded).to_bytes(8, "little"), encoded, *pieces])
+    return len(encoded).to_bytes(8, "little") + encoded
 
 
 def decode_tensors(data: bytes) -> dict[str, torch.Tensor]:
-    """The tensors of a safetensors file, by name."""
+    """The tensors of a safetensors file by name, sorted: the library's order is a random one."""
     try:
-        return load_tensors(data)
+        return dict(sorted(load_tensors(data).items()))
     except (SafetensorError, KeyError) as error:
         raise ValueError(f"not a whole safetensors file ({error})") from None

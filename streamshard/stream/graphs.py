@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from streamshard.codec.graph import SIGNED
+from streamshard.codec.narrow import SIGNED
 from streamshard.codec.pyg import NODE_FIELDS, NODES, joined, parted
 from streamshard.plan.order import Ints, ends
 from streamshard.stream.block import BlockBuilder
