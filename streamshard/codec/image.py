@@ -31,7 +31,7 @@ def check_whole(data: bytes) -> None:
         ValueError: Not a whole image.
     """
     if data[:3] == JPEG:
-        whole = data.rfind(b"\xff\xd9") > data.rfind(b"\xff\xda") > 0
+        whole = _jpeg_is_whole(data)
     elif data[:8] == PNG:
         whole = _png_is_whole(data)
     elif data[:4] == b"RIFF" and data[8:12] == b"WEBP":
@@ -40,6 +40,15 @@ def check_whole(data: bytes) -> None:
         whole = False
     if not whole:
         opened(data).decode()
+
+
+def _jpeg_is_whole(data: bytes) -> bool:
+    """Whether the last end mark comes behind a start of a scan, and no start behind it.
+
+    Each is looked for from the end of the file where it mostly is.
+    """
+    end = data.rfind(b"\xff\xd9")
+    return 0 < data.find(b"\xff\xda") < end and data.find(b"\xff\xda", end) < 0
 
 
 def _png_is_whole(data: bytes) -> bool:

@@ -12,6 +12,8 @@ from streamshard.errors import SampleError
 from streamshard.shard import tar
 
 KEY = "__key__"
+_SAFE = re.compile(r"[a-zA-Z0-9_/+=,@~-]*")
+_KEY_RULE = re.compile(r"[a-zA-Z0-9_+=,@~%-]+(/[a-zA-Z0-9_+=,@~%-]+)*")
 _PART_RULE = re.compile(r"(?!__)[a-z0-9_]+(\.[a-z0-9_]+)*")
 
 
@@ -21,6 +23,8 @@ def escape_key(key: str) -> str:
     >>> escape_key("class 0/ä.b")
     'class%200/%C3%A4%2Eb'
     """
+    if _SAFE.fullmatch(key):
+        return key
     kept = b"abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_/+=,@~-"
     encoded = key.encode("utf-8", "surrogateescape")
     return "".join(chr(byte) if byte in kept else f"%{byte:02X}" for byte in encoded)
@@ -33,11 +37,14 @@ def check_key(key: str) -> None:
         SampleError: The key is empty, absolute, has a `.`, `..`, empty or `__x__` component, or
             something outside the safe subset.
     """
-    components = key.split("/")
-    if not key.isascii() or key != escape_key(key).replace("%25", "%") or not all(components):
+    if not _KEY_RULE.fullmatch(key):
         raise SampleError(f"key {key!r} is not ASCII letters, digits and _/%+=,@~- only")
-    if any(part.startswith("__") and part.endswith("__") for part in components):
+    if "__" in key and any(_is_left_out(component) for component in key.split("/")):
         raise SampleError(f"key {key!r} has a __x__ component, which readers leave out")
+
+
+def _is_left_out(component: str) -> bool:
+    return component.startswith("__") and component.endswith("__")
 
 
 class Encoder:

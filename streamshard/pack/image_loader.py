@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 from dataclasses import dataclass
-from pathlib import PurePosixPath
 from typing import Any, Literal, NamedTuple
 
 from streamshard.codec.crop import resized_to, shorter_side
@@ -14,7 +13,7 @@ from streamshard.codec.picture import opened
 from streamshard.codec.registry import IMAGE_SUFFIXES
 from streamshard.errors import PackError, SampleError, StoreError, UsageError
 from streamshard.pack.encode import KEY, escape_key
-from streamshard.pack.files import Stamp, check_unchanged
+from streamshard.pack.files import Stamp, read_unchanged
 from streamshard.pack.sources import Sample
 from streamshard.store.base import HAS_SCHEME, Store, redact
 from streamshard.store.filesystem import open_store
@@ -125,10 +124,7 @@ class ImageLoader:
 
 def _read(path: str, stamp: Stamp | None) -> bytes:
     if not HAS_SCHEME.match(path):
-        with open(path, "rb") as file:
-            data = file.read()
-            check_unchanged(file.fileno(), stamp)
-        return data
+        return read_unchanged(path, stamp)
     folder, _, name = path.rpartition("/")
     return bytes(_store(folder).map(name))
 
@@ -138,9 +134,22 @@ def _store(folder: str) -> Store:
     return open_store(folder)
 
 
+def _parted(path: str) -> tuple[str, str]:
+    """A path without its suffix, and the suffix without its dot, by the rule of `pathlib`.
+
+    >>> _parted("a.b/c.d.JPG"), _parted("a.b/.jpg"), _parted("a.")
+    (('a.b/c.d', 'JPG'), ('a.b/.jpg', ''), ('a.', ''))
+    """
+    name = path.rpartition("/")[2]
+    stem, _, suffix = name.rpartition(".")
+    if not stem or not suffix:
+        return path, ""
+    return path[: -len(suffix) - 1], suffix
+
+
 def part_of_image(path: str) -> str:
     """The part that an image file becomes by its suffix; the three spellings of jpg are one."""
-    suffix = PurePosixPath(path).suffix[1:].lower()
+    suffix = _parted(path)[1].lower()
     return "jpg" if suffix == "jpeg" else suffix
 
 
@@ -151,7 +160,7 @@ def is_image(path: str) -> bool:
 
 def key_of_path(path: str) -> str:
     """The key of an image at a relative path: without suffix, what is no plain name as %XX."""
-    return escape_key(str(PurePosixPath(path).with_suffix("")))
+    return escape_key(_parted(path)[0])
 
 
 def check_formats(where: str, first: dict[str, str], reencode: Reencode) -> None:

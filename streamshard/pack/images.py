@@ -104,9 +104,9 @@ class ImageFolder:
             raise PackError(f"{root}: {what}")
         images, folders, others = [], [], 0
         for folder, files in walk(root):
-            below = PurePath(folder).relative_to(root)
+            below = folder.removeprefix(root).strip("/")
             folders.append(below)
-            found = [below / name for name in files if is_image(name)]
+            found = [f"{below}/{name}" if below else name for name in files if is_image(name)]
             images += found
             others += len(files) - len(found)
         if not images:
@@ -114,16 +114,18 @@ class ImageFolder:
                 f"{root}: no images (files ending in .{', .'.join(IMAGE_SUFFIXES)}) there, "
                 f"{others} other files"
             )
-        classes = {path.parts[0] for path in images if len(path.parts) > 1}
-        empty = sorted({folder.parts[0] for folder in folders if folder.parts} - classes)
+        classes = {path.partition("/")[0] for path in images if "/" in path}
+        empty = sorted({folder.partition("/")[0] for folder in folders if folder} - classes)
         if classes and empty and by_class:
             # Left out in silence, it would shift the numbers of all classes after it.
             raise PackError(f"{root}/{empty[0]}: a class folder without an image; remove it")
         if others:
             self.notes.append(f"{others} files that are no images were left out")
-        return [str(path) for path in sorted(images, key=lambda path: path.parts)]
+        return sorted(images, key=lambda path: path.split("/"))
 
     def _chosen(self, paths: list[str], globs: Globs) -> list[str]:
+        if not globs:
+            return paths
         chosen = [path for path in paths if globs.accept(path, key_of_path(path))]
         if not chosen:
             raise PackError(

@@ -6,11 +6,11 @@ import contextlib
 import hashlib
 import zlib
 from collections.abc import Mapping, Sequence
-from typing import BinaryIO
 
 from streamshard.codec.base import Packed
 from streamshard.codec.registry import suffix_of
 from streamshard.errors import PackError
+from streamshard.pack.outlet import Outlet
 from streamshard.shard import tar
 from streamshard.shard.index import Cell, IndexBuilder
 from streamshard.shard.manifest import Shard, index_name
@@ -23,43 +23,42 @@ class OpenShard:
 
     Attributes:
         keys: And their hashes.
-        size: Bytes so far.
     """
 
     def __init__(self, store: Store, name: str, parts: Sequence[str]) -> None:
         self._store, self._name = store, name
         self._context = contextlib.ExitStack()
-        self._file: BinaryIO = self._context.enter_context(store.create(name))
-        self._digest = hashlib.sha256()
+        self._outlet = Outlet(self._context.enter_context(store.create(name)))
         self._index = IndexBuilder(parts)
         self._parts = parts
         self.keys: dict[str, int] = {}
-        self.size = 0
+
+    @property
+    def size(self) -> int:
+        """Bytes so far."""
+        return self._outlet.size
 
     def append(self, key: str, key_hash: int, packed: Mapping[str, Packed]) -> None:
         """Append a sample."""
         self.keys[key] = key_hash
         cells = {}
-        for part in self._parts:
-            data, facts, _ = packed[part]
-            name = f"{key}.{suffix_of(part)}"
-            member = tar.Member(name, self.size, self.size + tar.BLOCK, len(data))
-            with full_disk_named(f"{self._store.where}/{self._name}"):
-                self._put(tar.header(name, len(data)))
-                self._put(data)
-                self._put(bytes(tar.padding(len(data))))
-            cells[part] = Cell(member, zlib.crc32(data), facts)
+        with full_disk_named(f"{self._store.where}/{self._name}"):
+            for part in self._parts:
+                data, facts, _ = packed[part]
+                name = f"{key}.{suffix_of(part)}"
+                begin, size = self._outlet.size, len(data)
+                self._outlet.put(tar.header(name, size))
+                self._outlet.put(data)
+                self._outlet.put(bytes(tar.padding(size)))
+                member = tar.Member(name, begin, begin + tar.BLOCK, size)
+                cells[part] = Cell(member, zlib.crc32(data), facts)
         self._index.add(key, cells)
-
-    def _put(self, data: bytes) -> None:
-        self._file.write(data)
-        self._digest.update(data)
-        self.size += len(data)
 
     def finish(self, sizes: SizesBuilder) -> Shard:
         """Publish the tar, then its index; take note of the sizes of its graphs."""
         with full_disk_named(f"{self._store.where}/{self._name}"):
-            self._put(tar.END)
+            self._outlet.put(tar.END)
+            sha256 = self._outlet.finish()
         self._context.close()
         index = self._index.to_bytes()
         sizes.add(index)
@@ -69,11 +68,12 @@ class OpenShard:
             self._name,
             len(self._index),
             self.size,
-            self._digest.digest(),
+            sha256,
             hashlib.sha256(index).digest(),
         )
 
     def abandon(self) -> None:
         """Leave nothing of this shard behind."""
+        self._outlet.stop()
         error = PackError("abandoned")
         self._context.__exit__(PackError, error, None)

@@ -72,6 +72,7 @@ class ShardWriter:
         self._store = open_store(destination, storage_options)
         self._classes, self._encode = classes, Encoder(codecs)
         self._schemas: dict[str, Schema] = {}
+        self._told: dict[str, Schema] | None = None  # of the sample before
         self._shards: list[Shard] = []
         self._finished_bytes = self._finished_samples = 0
         self._open: OpenShard | None = None
@@ -150,7 +151,9 @@ class ShardWriter:
         key_hash = _key_hash(key)
         if (self._open and key in self._open.keys) or self._is_finished(key_hash):
             raise SampleError(f"key {key!r} is there twice; keys are unique over a dataset")
-        schemas = self._merge(key, packed)
+        told = {part: value.schema for part, value in packed.items()}
+        # What was merged with the sample before makes no difference a second time.
+        schemas = self._schemas if told == self._told else self._merge(key, told)
         size = sum(
             tar.BLOCK + len(part.data) + tar.padding(len(part.data)) for part in packed.values()
         )
@@ -162,7 +165,7 @@ class ShardWriter:
                 name = f"shard-{len(self._shards):06d}.tar"
                 self._open = OpenShard(self._store, name, list(packed))
             self._open.append(key, key_hash, packed)
-        self._schemas = schemas
+        self._schemas, self._told = schemas, told
 
     def close(self) -> None:
         """Write what is left, then the manifest: from here on the dataset exists.
@@ -263,21 +266,21 @@ class ShardWriter:
         if self._lock:
             self._lock.release()
 
-    def _merge(self, key: str, packed: Mapping[str, Packed]) -> dict[str, Schema]:
-        """The schemas that hold with this sample too."""
+    def _merge(self, key: str, told: dict[str, Schema]) -> dict[str, Schema]:
+        """The schemas that hold with a sample too that has these."""
         if not self._schemas:
-            if not packed:
+            if not told:
                 raise SampleError(f"key {key}: a sample without parts")
-            return {part: value.schema for part, value in packed.items()}
-        if set(packed) != set(self._schemas):
+            return told
+        if set(told) != set(self._schemas):
             raise SampleError(
-                f"key {key} has the parts {sorted(packed)}, the samples before "
+                f"key {key} has the parts {sorted(told)}, the samples before "
                 f"{sorted(self._schemas)}; every sample has the same"
             )
         merged = {}
         for part, schema in self._schemas.items():
             try:
-                merged[part] = self._encode.codec(part).merge(schema, packed[part].schema)
+                merged[part] = self._encode.codec(part).merge(schema, told[part])
             except ValueError as error:
                 raise SampleError(f"key {key}, part {part}: {error}") from None
         return merged
@@ -285,7 +288,7 @@ class ShardWriter:
     def _is_finished(self, key_hash: int) -> bool:
         """Whether a shard before the open one has the key with this hash."""
         value = np.uint64(key_hash)
-        at = int(np.searchsorted(self._hashes, value))
+        at = int(self._hashes.searchsorted(value))  # faster than numpy's function of that name
         return at < len(self._hashes) and bool(self._hashes[at] == value)
 
     def _add(self, shard: Shard) -> None:

@@ -64,17 +64,34 @@ def header(name: str, size: int) -> bytes:
         raise UsageError(f"member name {name!r} is not plain ASCII `key.part` of at most 100 bytes")
     if not 0 <= size < 8**11:
         raise UsageError(f"member {name} has {size} bytes; USTAR holds less than 8 GiB")
+    encoded, digits = name.encode("ascii"), b"%011o" % size
+    checksum = _BLANK_SUM + sum(encoded) + sum(digits)
+    return b"".join(
+        (
+            encoded.ljust(MAX_NAME, b"\0"),
+            _BLANK[100:124],
+            digits,
+            _BLANK[135:148],
+            b"%06o" % checksum,
+            _BLANK[154:],
+        )
+    )
+
+
+def _blank() -> bytes:
+    """What all headers have the same, the digits of the checksum as spaces."""
     block = bytearray(BLOCK)
-    block[0 : len(name)] = name.encode("ascii")
     block[100:108] = b"0000644\0"  # mode
-    block[108:124] = b"0000000\x00" * 2  # uid, gid
-    block[124:136] = b"%011o\0" % size
-    block[136:148] = b"00000000000\0"  # mtime
+    block[108:124] = b"0000000\0" * 2  # uid, gid
+    block[136:148] = b"00000000000\0"  # mtime, behind the size
     block[148:156] = b" " * 8  # the checksum counts its own field as spaces
     block[156:157] = tarfile.REGTYPE
     block[257:265] = b"ustar\x0000"
-    block[148:156] = b"%06o\0 " % sum(block)
     return bytes(block)
+
+
+_BLANK_SUM = sum(_blank())
+_BLANK = _blank()[:154] + b"\0 " + _blank()[156:]
 
 
 def check_header(block: bytes, name: str, size: int) -> str | None:

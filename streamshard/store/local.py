@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 import contextlib
+import io
 import mmap
 import os
 import stat
 from collections.abc import Callable, Iterator
 from io import BufferedIOBase
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
 
 from streamshard.errors import StoreError
 from streamshard.store.base import check_range, full_disk_named, translated
+
+_STRIDE = 8 << 20  # bytes of a file whose write to the disk begins together
 
 
 def _sync_folder(path: Path) -> None:
@@ -25,6 +28,23 @@ def _sync_folder(path: Path) -> None:
         os.fsync(folder)
     finally:
         os.close(folder)
+
+
+class _EarlyWriter(io.BufferedWriter):
+    """Has the kernel begin early with what fsync waits for at the end, beside what is going on."""
+
+    _begun = _written = 0  # bytes
+
+    def write(self, data: Any, /) -> int:
+        """See `io.BufferedWriter`."""
+        count = super().write(data)
+        self._written += count
+        if self._written - self._begun >= _STRIDE:
+            # Of dirty pages that starts the write; only clean ones would leave the cache.
+            stride = (self._begun, self._written - self._begun)
+            os.posix_fadvise(self.fileno(), *stride, os.POSIX_FADV_DONTNEED)
+            self._begun = self._written
+        return count
 
 
 class LocalStore:
@@ -75,7 +95,7 @@ class LocalStore:
         temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
         with translated(where):
             path.parent.mkdir(parents=True, exist_ok=True)
-            file = temporary.open("wb")
+            file = _EarlyWriter(temporary.open("wb", buffering=0))
         try:
             with full_disk_named(where), file:
                 yield file
