@@ -15,7 +15,7 @@ from streamshard.shard import tar
 from streamshard.shard.index import Cell, IndexBuilder
 from streamshard.shard.manifest import Shard, index_name
 from streamshard.shard.sizes import SizesBuilder
-from streamshard.store.base import Store, full_disk_named
+from streamshard.store.base import Store
 
 
 class OpenShard:
@@ -28,7 +28,8 @@ class OpenShard:
     def __init__(self, store: Store, name: str, parts: Sequence[str]) -> None:
         self._store, self._name = store, name
         self._context = contextlib.ExitStack()
-        self._outlet = Outlet(self._context.enter_context(store.create(name)))
+        file = self._context.enter_context(store.create(name))
+        self._outlet = Outlet(file, f"{store.where}/{name}")
         self._index = IndexBuilder(parts)
         self._parts = parts
         self.keys: dict[str, int] = {}
@@ -42,23 +43,21 @@ class OpenShard:
         """Append a sample."""
         self.keys[key] = key_hash
         cells = {}
-        with full_disk_named(f"{self._store.where}/{self._name}"):
-            for part in self._parts:
-                data, facts, _ = packed[part]
-                name = f"{key}.{suffix_of(part)}"
-                begin, size = self._outlet.size, len(data)
-                self._outlet.put(tar.header(name, size))
-                self._outlet.put(data)
-                self._outlet.put(bytes(tar.padding(size)))
-                member = tar.Member(name, begin, begin + tar.BLOCK, size)
-                cells[part] = Cell(member, zlib.crc32(data), facts)
+        for part in self._parts:
+            data, facts, _ = packed[part]
+            name = f"{key}.{suffix_of(part)}"
+            begin, size = self._outlet.size, len(data)
+            self._outlet.put(tar.header(name, size))
+            self._outlet.put(data)
+            self._outlet.put(bytes(tar.padding(size)))
+            member = tar.Member(name, begin, begin + tar.BLOCK, size)
+            cells[part] = Cell(member, zlib.crc32(data), facts)
         self._index.add(key, cells)
 
     def finish(self, sizes: SizesBuilder) -> Shard:
         """Publish the tar, then its index; take note of the sizes of its graphs."""
-        with full_disk_named(f"{self._store.where}/{self._name}"):
-            self._outlet.put(tar.END)
-            sha256 = self._outlet.finish()
+        self._outlet.put(tar.END)
+        sha256 = self._outlet.finish()
         self._context.close()
         index = self._index.to_bytes()
         sizes.add(index)

@@ -1,4 +1,4 @@
-"""What is written to a tar, hashed and written behind the back of what makes it."""
+"""What goes into a tar is hashed and written behind the back of what makes it."""
 
 from __future__ import annotations
 
@@ -7,6 +7,8 @@ from collections import deque
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import BinaryIO
 
+from streamshard.store.base import full_disk_named
+
 _PIECE = 1 << 20  # bytes that go to the thread together: it needs the interpreter twice for each
 _AHEAD = 8  # pieces in flight, which bounds the memory
 
@@ -14,42 +16,61 @@ _AHEAD = 8  # pieces in flight, which bounds the memory
 class Outlet:
     """Bytes in order into a file and into its SHA-256, in a thread where there are many.
 
-    Hashing and writing need no interpreter, so they take place beside reading and encoding.
+    Hashing and writing need no interpreter, so they take place beside reading and encoding. Pieces
+    are used again: fresh memory would have to be cleared for each.
 
     Attributes:
         size: Bytes so far.
     """
 
-    def __init__(self, file: BinaryIO) -> None:
-        self._file, self._digest = file, hashlib.sha256()
+    def __init__(self, file: BinaryIO, where: str) -> None:
+        """Begin.
+
+        Args:
+            file: Open for writing; it stays open.
+            where: What to call it in errors.
+        """
+        self._file, self._where, self._digest = file, where, hashlib.sha256()
         self._thread = ThreadPoolExecutor(1, "streamshard-outlet")  # starts when it is needed
-        self._in_flight: deque[Future[None]] = deque()
-        self._pieces: list[bytes] = []
+        self._in_flight: deque[Future[bytearray]] = deque()
+        self._piece = bytearray(_PIECE)
         self._held = self.size = 0
 
     def put(self, data: bytes) -> None:
         """Append bytes.
 
         Raises:
-            OSError: Those or earlier ones could not be written.
+            StoreError: Those or earlier ones could not be written.
         """
-        self._pieces.append(data)
-        self._held += len(data)
         self.size += len(data)
-        if self._held >= _PIECE:
-            if len(self._in_flight) >= _AHEAD:
-                self._in_flight.popleft().result()
-            self._in_flight.append(self._thread.submit(self._write, self._taken()))
+        end = self._held + len(data)
+        if end < _PIECE:
+            self._piece[self._held : end] = data
+            self._held = end
+        else:
+            self._put_some(memoryview(data))
+
+    def _put_some(self, data: memoryview) -> None:
+        """Fill the piece and pass it on, as often as there is enough for that."""
+        while data:
+            some, data = data[: _PIECE - self._held], data[_PIECE - self._held :]
+            self._piece[self._held : self._held + len(some)] = some
+            self._held += len(some)
+            if self._held == _PIECE:
+                self._in_flight.append(self._thread.submit(self._write, self._piece, _PIECE))
+                is_full = len(self._in_flight) >= _AHEAD
+                self._piece = self._in_flight.popleft().result() if is_full else bytearray(_PIECE)
+                self._held = 0
 
     def finish(self) -> bytes:
         """Wait until all is written; returns the SHA-256.
 
         Raises:
-            OSError: Something could not be written.
+            StoreError: Something could not be written.
         """
         while self._in_flight:
             self._in_flight.popleft().result()
-        self._write(self._taken())
+        self._write(self._piece, self._held)
         self.stop()
         return self._digest.digest()
 
@@ -57,11 +78,9 @@ class Outlet:
         """Write nothing from here on: the file may be closed."""
         self._thread.shutdown(cancel_futures=True)
 
-    def _taken(self) -> bytes:
-        data = b"".join(self._pieces)
-        self._pieces, self._held = [], 0
-        return data
-
-    def _write(self, data: bytes) -> None:
+    def _write(self, piece: bytearray, length: int) -> bytearray:
+        data = memoryview(piece)[:length]
         self._digest.update(data)
-        self._file.write(data)
+        with full_disk_named(self._where):
+            self._file.write(data)
+        return piece

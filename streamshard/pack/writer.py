@@ -147,24 +147,25 @@ class ShardWriter:
     def append(self, key: str, packed: Mapping[str, Packed]) -> None:
         """Append what an `Encoder` made of a sample, in this process or another."""
         self._refuse_if_over()
-        self.begin()
+        journal = self.begin()
         key_hash = _key_hash(key)
         if (self._open and key in self._open.keys) or self._is_finished(key_hash):
             raise SampleError(f"key {key!r} is there twice; keys are unique over a dataset")
         told = {part: value.schema for part, value in packed.items()}
         # What was merged with the sample before makes no difference a second time.
         schemas = self._schemas if told == self._told else self._merge(key, told)
-        size = sum(
-            tar.BLOCK + len(part.data) + tar.padding(len(part.data)) for part in packed.values()
-        )
-        with self._ended_by_errors():
+        size = sum([tar.member_size(len(value.data)) for value in packed.values()])
+        try:  # not `_ended_by_errors`, which costs more than a small sample
             if self._open and self._open.size + size + len(tar.END) > self._shard_size:
                 self._finish_shard()
             if self._open is None:
-                self.begin().open()
+                journal.open()
                 name = f"shard-{len(self._shards):06d}.tar"
                 self._open = OpenShard(self._store, name, list(packed))
             self._open.append(key, key_hash, packed)
+        except BaseException:
+            self._give_up()
+            raise
         self._schemas, self._told = schemas, told
 
     def close(self) -> None:

@@ -49,6 +49,11 @@ def padding(size: int) -> int:
     return -size % BLOCK
 
 
+def member_size(size: int) -> int:
+    """Bytes that a member with so many bytes of data takes in a tar."""
+    return BLOCK + size + padding(size)
+
+
 def header(name: str, size: int) -> bytes:
     """The 512-byte USTAR header of a regular file.
 
