@@ -105,6 +105,8 @@ class Samples(Sequence[SampleInput]):
         return self._length
 
     def __getitem__(self, row: Any) -> Any:
+        if row >= self._length:
+            raise IndexError(row)  # where an iteration ends
         problem, begin, end = self._problem, 0, 0
         if problem is None:
             begin, end = self._offsets[row : row + 2].tolist()

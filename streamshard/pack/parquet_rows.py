@@ -109,6 +109,8 @@ class Group(Sequence[RowInput]):
         return len(self._rows)
 
     def __getitem__(self, row: Any) -> Any:
+        if row >= len(self):
+            raise IndexError(row)  # where an iteration ends
         number = self._first + row
         label = None if self._labels is None else self._labels[number]
         return RowInput(number, row, label, self._rows)
