@@ -182,6 +182,8 @@ class _LoadRow:
             scalars = given.rows.read(given.row)
             values = {one.name: read_value(scalars, one) for one in self.make.roles.columns}
             return self.make(self.key(given), values, given.label)
+        except OSError as error:
+            raise SampleError(f"{given}: its temporary copy: {error.strerror or error}") from None
         except ValueError as error:
             raise SampleError(f"{given}: {error}") from None
 

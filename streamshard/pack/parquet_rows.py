@@ -64,20 +64,22 @@ class Rows:
         number = bisect_right(self._ends, row)
         if number == len(self._ends):
             raise ValueError(self._problem)
-        batch = self._open().get_batch(number)
+        batch = self._batch(number)
         place = row - (self._ends[number - 1] if number else 0)
         return {
             name: column[place]
             for name, column in zip(batch.schema.names, batch.columns, strict=True)
         }
 
-    def _open(self) -> Any:
+    def _batch(self, number: int) -> Any:
+        """A record batch, whose values lie in the mapped file."""
         if self._batches is None:
             import pyarrow as pa
 
             options = pa.ipc.IpcReadOptions(use_threads=False)
-            self._batches = pa.ipc.open_file(pa.memory_map(self._file.path), options=options)
-        return self._batches
+            file = pa.ipc.open_file(pa.memory_map(self._file.path), options=options)
+            self._batches = [file.get_batch(one) for one in range(file.num_record_batches)]
+        return self._batches[number]
 
 
 class RowInput(NamedTuple):

@@ -7,12 +7,12 @@ import gzip
 import hashlib
 import json
 import struct
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 Row = Sequence[bytes]  # of each column
-PACKERS = {"gz": gzip.compress, "bz2": bz2.compress}
+PACKERS: dict[str, Callable[[bytes], bytes]] = {"gz": gzip.compress, "bz2": bz2.compress}
 
 
 def shard_bytes(rows: Sequence[Row], sizes: Sequence[int]) -> bytes:

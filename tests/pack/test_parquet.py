@@ -252,7 +252,9 @@ def test_labels_that_are_text_become_classes(tmp_path: Path, coded: bool) -> Non
 
 def test_the_path_beside_the_bytes_may_be_the_key(tmp_path: Path) -> None:
     paths = ["a/x.v1.png", "/b/y.png", "ü.png"]
-    images = [{"bytes": image_bytes(seed=n), "path": path} for n, path in enumerate(paths)]
+    images: list[dict[str, Any]] = [
+        {"bytes": image_bytes(seed=n), "path": path} for n, path in enumerate(paths)
+    ]
     write(tmp_path / "p.parquet", pa.table({"photo": images}))
     options: dict[str, Any] = {"image": "photo", "keys": "path"}
     found = packed(tmp_path / "p.parquet", tmp_path / "dst", **options)
@@ -307,8 +309,9 @@ def first() -> pa.Array:
 def test_rows_that_can_not_be_packed_are_named_and_skipped(tmp_path: Path) -> None:
     images = [image_bytes(seed=n) for n in range(8)]
     images[1], images[3], images[4] = image_bytes("JPEG"), images[3][:60], b"no image"
-    lists = [[1], [1], [1, None], *[[1]] * 5]
-    table = {"image": [*images[:5], None, *images[6:]], "label": [*range(6), None, 7], "x": lists}
+    lists: list[Any] = [[1], [1], [1, None], *[[1]] * 5]
+    labels = [*range(6), None, 7]
+    table: dict[str, Any] = {"image": [*images[:5], None, *images[6:]], "label": labels, "x": lists}
     path = write(tmp_path / "p.parquet", pa.table(table), rows=8)
     summary = ss.pack_parquet(path, tmp_path / "dst", shuffle=False, on_error="skip")
     assert summary.samples == 2
