@@ -148,11 +148,8 @@ def unchecked(shards: Sequence[MdsShard]) -> set[str]:
 
 
 def _comparable(file: DataFile) -> list[str]:
-    return [
-        kind
-        for kind in file.hashes
-        if kind in hashlib.algorithms_available and not kind.startswith("shake_")
-    ]
+    known = {kind for kind in hashlib.algorithms_available if not kind.startswith("shake_")}
+    return [kind for kind in file.hashes if kind in known]
 
 
 def _local(store: Store, shard: MdsShard, name: str) -> LocalFile:
@@ -248,7 +245,7 @@ def _unpacked(file: _Checked, shard: MdsShard) -> IO[bytes]:
     if shard.compression == "bz2":
         return bz2.BZ2File(source)
     pyarrow = _pyarrow(shard)
-    if shard.compression == "snappy":  # which is one block
+    if shard.compression == "snappy":
         return io.BytesIO(_snappy(pyarrow, source.read(), shard.raw.nbytes))
     return pyarrow.CompressedInputStream(  # type: ignore[no-any-return]
         pyarrow.PythonFile(source, "r"), _STREAMED[shard.compression]

@@ -353,6 +353,17 @@ def test_damaged_row_groups_are_named_and_may_be_skipped(old: Path, tmp_path: Pa
         packed(old, tmp_path / "stopped")
 
 
+def test_checksums_of_pages_are_compared_where_there_are_any(tmp_path: Path) -> None:
+    table = photos(0, 3, raw=[b"first bytes", b"other bytes", b"last bytes"])
+    path = tmp_path / "p.parquet"
+    plain: dict[str, Any] = {"compression": "none", "use_dictionary": False}
+    pq.write_table(table, path, row_group_size=1, write_page_checksum=True, **plain)
+    path.write_bytes(path.read_bytes().replace(b"other bytes", b"other bites"))
+    summary = ss.pack_parquet(path, tmp_path / "dst", on_error="skip")
+    assert summary.samples == 2
+    assert [reason.partition(": ")[0] for reason in summary.skipped] == [f"{path}, row 1"]
+
+
 def test_files_that_do_not_fit_are_named(old: Path, tmp_path: Path) -> None:
     write(old / "p-3.parquet", photos(0, 1, more=[1]))
     with pytest.raises(PackError, match=r"p-3\.parquet: columns image, label, more; .*p-0"):

@@ -17,6 +17,8 @@ from PIL import Image
 
 import streamshard as ss
 from streamshard.errors import PackError, SampleError, UsageError
+from streamshard.pack.deliver import SplitSummary
+from streamshard.pack.job import Summary
 from tests.pack.sources import (
     Samples,
     class_folders,
@@ -26,6 +28,7 @@ from tests.pack.sources import (
     tars_of,
     write_tar,
 )
+from tests.pack.test_pack_resume import stopped
 
 
 def members(begin: int, end: int) -> list[tuple[str, bytes]]:
@@ -245,12 +248,28 @@ def test_a_damaged_tar_ends_the_pack_or_is_counted(old: Path, tmp_path: Path) ->
     (old / "t-3.tar.gz").write_bytes(gzip.compress(data)[:300])
     with pytest.raises(SampleError, match=r"t-3\.tar\.gz: "):
         ss.pack_tars(old / "t-3.tar.gz", tmp_path / "dst")
-    split = {"train": 0.5, "val": 0.5}
-    summary = ss.pack_tars(old, tmp_path / "dst", on_error="skip", split=split)
-    assert (summary.samples, len(summary.skipped)) == (50, 1), "told once, with the first split"
-    few = {"include": ["set/000?"], "on_error": "skip", "overwrite": True}
-    summary = ss.pack_tars(old, tmp_path / "few", **few)  # type: ignore[arg-type]
+    options: dict[str, Any] = {"on_error": "skip", "split": {"few": 0.1, "most": 0.9}}
+    summary = ss.pack_tars(old, tmp_path / "dst", **options)
+    assert isinstance(summary, SplitSummary)
+    assert (summary.samples, len(summary.skipped)) == (50, 1)
+    assert len(summary.splits["few"].skipped) == 1, "told with the first split"
+    options = {"on_error": "skip", "include": ["set/000?"]}
+    summary = ss.pack_tars(old, tmp_path / "some", **options)
     assert (summary.samples, len(summary.skipped)) == (10, 1), "its keys are not known"
+
+
+def test_a_pack_of_a_damaged_tar_goes_on_to_the_same_bytes(old: Path, tmp_path: Path) -> None:
+    (old / "t-3.tar").write_bytes((old / "t-3.tar").read_bytes()[:9_000])
+
+    def pack(dst: Path, **given: Any) -> Summary:
+        return ss.pack_tars(old, dst, on_error="skip", shard_size=30_000, **given)
+
+    whole = pack(tmp_path / "whole")
+    assert len(whole.skipped) == 1
+    for inputs in (20, 45):
+        stopped(pack, tmp_path / f"{inputs}", inputs)
+        assert pack(tmp_path / f"{inputs}", resume=True).skipped == whole.skipped
+        assert files_of(tmp_path / f"{inputs}") == files_of(tmp_path / "whole")
 
 
 def test_keys_may_be_the_numbers_of_tar_and_sample(tmp_path: Path) -> None:
