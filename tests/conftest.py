@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import multiprocessing
 import os
+import threading
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
@@ -30,7 +31,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 @pytest.fixture(autouse=True)
 def nothing_left_behind() -> Iterator[None]:
-    """No test leaves a process or named shared memory."""
+    """No test leaves a process, one of our threads or named shared memory."""
     before = _shared_memory()
     yield
     if multiprocessing.active_children():
@@ -41,6 +42,10 @@ def nothing_left_behind() -> Iterator[None]:
     for child in children:
         child.kill()
     assert not children, f"processes left: {children}"
+    if any(map(_is_ours, threading.enumerate())):
+        gc.collect()
+    threads = [thread.name for thread in threading.enumerate() if _is_ours(thread)]
+    assert not threads, f"threads left: {threads}"
     assert _shared_memory() <= before, f"left in /dev/shm: {_shared_memory() - before}"
 
 
@@ -49,6 +54,10 @@ def _shared_memory() -> set[str]:
     folder = Path("/dev/shm")
     names = set(os.listdir(folder)) if folder.is_dir() else set()
     return {name for name in names if name.startswith("torch_") and not _is_strangers(name)}
+
+
+def _is_ours(thread: threading.Thread) -> bool:
+    return thread.name.startswith("streamshard")
 
 
 def _is_strangers(name: str) -> bool:

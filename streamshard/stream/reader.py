@@ -5,9 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import zlib
-from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -25,32 +23,18 @@ from streamshard.shard.manifest import (
     TABLE,
     Manifest,
     Part,
-    Shard,
     read_index,
     read_manifest,
 )
 from streamshard.shard.sizes import Sizes, read_sizes
 from streamshard.shard.verify import Inspector, Progress
-from streamshard.store.base import File, Store
+from streamshard.store.base import Store
 from streamshard.store.filesystem import open_store
 from streamshard.stream.crew import Died, in_order
+from streamshard.stream.opened import AT_MOST, OpenShard, OpenShards
 
-_OPEN_SHARDS = (
-    40  # per process; each has up to three descriptors, of which 256 may be all there are
-)
 # So many are verified, or decoded too, before other processes have started.
 _FEW_BYTES, _FEW_DECODED = 1_000_000_000, 64_000_000
-
-
-@dataclass
-class _Open:
-    """One shard in use."""
-
-    shard: Shard
-    index: Index
-    file: File
-    map: memoryview | None = None
-    chosen: dict[str, NDArray[np.int64]] = field(default_factory=dict)
 
 
 class Shards:
@@ -89,8 +73,7 @@ class Shards:
         self._sidecars = open_store(index, storage_options) if index else self._store
         self.where = self._store.where
         self._verify = verify
-        self._at_most = _OPEN_SHARDS
-        self._open: OrderedDict[int, _Open] = OrderedDict()
+        self._open = OpenShards()
         self._whole: dict[int, bool] = {}  # shards whose hash this process has checked
         self.manifest = _find(self._store, self._sidecars)
         if names:
@@ -98,8 +81,7 @@ class Shards:
         self._starts = np.concatenate([[0], np.cumsum(self.manifest.table.samples)])
 
     def __getstate__(self) -> dict[str, Any]:
-        # Open files stay in this process; shared pages are mapped anew in the other.
-        return {**self.__dict__, "_open": OrderedDict(), "_whole": {}}
+        return {**self.__dict__, "_whole": {}}
 
     def __len__(self) -> int:
         return int(self._starts[-1])
@@ -281,19 +263,19 @@ class Shards:
 
     def share_descriptors(self, datasets: int) -> None:
         """Keep only so many shards open that several datasets together keep as many as one."""
-        self._at_most = max(2, _OPEN_SHARDS // datasets)
+        self._open.keep_at_most(AT_MOST // datasets)
 
     def shard_url(self, shard: int) -> str:
         """Where a shard lies, for messages."""
         return f"{self.where}/{self.manifest.table[shard].name}"
 
-    def _extent(self, opened: _Open, part: str) -> Extent:
+    def _extent(self, opened: OpenShard, part: str) -> Extent:
         return opened.index.extent(part, optional=self.manifest.parts[part].optional)
 
-    def _shard(self, number: int) -> _Open:
-        if number in self._open:
-            self._open.move_to_end(number)
-            return self._open[number]
+    def _shard(self, number: int) -> OpenShard:
+        return self._open.find(number, self._opened)
+
+    def _opened(self, number: int) -> OpenShard:
         shard = self.manifest.table[number]
         index = self.read_index(number)
         file = self._store.open(shard.name)
@@ -303,19 +285,18 @@ class Shards:
                 f"{self.where}/{shard.name}: {what}: {file.size} bytes, "
                 f"the manifest says {shard.nbytes}"
             )
-        opened = self._open[number] = _Open(shard, index, file)
-        while len(self._open) > self._at_most:
-            self._open.popitem(last=False)[1].file.close()
-        return opened
+        return OpenShard(shard, index, file)
 
-    def _is_whole(self, number: int, opened: _Open) -> bool:
+    def _is_whole(self, number: int, opened: OpenShard) -> bool:
         """Whether a local shard's hash is right: headers, data and what lies between."""
         if not self._verify:
             return True
         if number not in self._whole:
-            with self._store.stream(opened.shard.name) as file:
-                digest = hashlib.file_digest(file, "sha256").digest()
-            self._whole[number] = digest == opened.shard.sha256
+            with self._open.turn(number):
+                if number not in self._whole:
+                    with self._store.stream(opened.shard.name) as file:
+                        digest = hashlib.file_digest(file, "sha256").digest()
+                    self._whole[number] = digest == opened.shard.sha256
         return self._whole[number]
 
 

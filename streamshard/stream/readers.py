@@ -64,10 +64,13 @@ class _Ints:
         self._shards, self._part = shards, part
         self._sources: Sequence[_Ints] = [self]
 
-    def read(self, place: Place) -> int:
+    def fetch(self, place: Place) -> int:
         return int(self._shards.index(place.shard).fact(self._part)[place.row])
 
-    value = read
+    def collect(self, place: Place, fetched: int) -> int:
+        return fetched
+
+    value = collect
 
     def gather(self, where: Places) -> Ints:
         values = np.empty(len(where.rows), np.int64)
@@ -98,7 +101,7 @@ class _Decoded:
         self._shards, self._choices = shards, choices
         self._decoder, self._form = decoder, form
 
-    def read(self, place: Place) -> Any:
+    def fetch(self, place: Place) -> Any:
         """The value of the first of the choices that the sample has."""
         for name, part in self._choices:
             data = self._shards.read(place.shard, place.row, name)
@@ -113,7 +116,11 @@ class _Decoded:
         name = self._choices[0][0]
         raise SampleError(f"{self._shards.at(place.shard, place.row, name)}: the sample lacks it")
 
-    value = read
+    def collect(self, place: Place, fetched: Any) -> Any:
+        """See `PartReader`."""
+        return fetched
+
+    value = collect
 
     def gather(self, where: Places) -> None:
         """See `PartReader`: every sample is decoded by itself."""
@@ -142,20 +149,19 @@ class Called(_Decoded):
         super().__init__(shards, choices, None, None)
         self._function, self._inferred = function, Inferred()
 
-    def read(self, place: Place) -> Any:
+    def collect(self, place: Place, fetched: Any) -> Any:
         """See `PartReader`."""
         with named(lambda: self._shards.at(place.shard, place.row, self._choices[0][0])):
-            return self._inferred.learn(self.value(place))
+            return self._inferred.learn(self.value(place, fetched))
 
-    def value(self, place: Place) -> Any:
+    def value(self, place: Place, fetched: Any) -> Any:
         """See `PartReader`."""
-        value = super().read(place)
-        if value is None:
+        if fetched is None:
             return None  # the sample lacks the part
         name = self._choices[0][0]
         place.seed_globally()
         with named(lambda: self._shards.at(place.shard, place.row, name)):
-            return self._function(value)
+            return self._function(fetched)
 
     def add(self, builder: BlockBuilder, name: str, values: Sequence[Any]) -> None:
         """See `PartReader`."""
