@@ -77,7 +77,7 @@ def header(name: str, size: int) -> bytes:
     return bytes(block)
 
 
-def check_header(block: bytes, name: str, size: int) -> str | None:
+def check_header(block: bytes | bytearray, name: str, size: int) -> str | None:
     """Say how the header block in front of a member's data differs from what the index tells.
 
     Returns None where it agrees. A name too long for the name field stands in an extension before

@@ -130,7 +130,9 @@ class Assembler:
             rows: What it is made of; nothing, for a rank without a share.
             each: Does it, here or in other threads.
         """
-        at_once = self._gathered(rows.where)
+        return self._begun(rows, each, self._gathered(rows.where))
+
+    def _begun(self, rows: Rows, each: Each, at_once: dict[str, Any]) -> Begun:
         readers = {name: part for name, part in self._readers.items() if name not in at_once}
         places = self._places(rows) if readers else []
         return Begun(rows, at_once, readers, places, each(partial(_fetched, readers), places))
@@ -155,6 +157,14 @@ class Assembler:
         if not read.kept and self.is_foreign:
             probed = (self._read(self.begin(probe, map)) for probe in probes)
             any(probe.kept for probe in probed)  # up to the first that can be read
+        try:
+            return self._lay_out(begun.rows, read, allocate, with_mask)
+        except DamagedError:
+            if not begun.at_once:
+                raise
+        # Of bytes that were to be read straight into the block: read one by one, each sample is
+        # found damaged, or not, by itself.
+        read = self._read(self._begun(begun.rows, map, {}))
         return self._lay_out(begun.rows, read, allocate, with_mask)
 
     def _read(self, begun: Begun) -> _Read:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 import pickle
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -24,6 +24,7 @@ _TENSORS = ("tensor", "ragged", "graph")  # kinds whose entries go where the bat
 
 Buffer = bytes | memoryview | NDArray[Any]
 Allocate = Callable[[int], torch.Tensor]
+Fill = Callable[[NDArray[np.uint8]], None]
 
 
 class Entry(NamedTuple):
@@ -67,6 +68,7 @@ class Layout:
         nbytes: Of the block.
         host: Byte from which on lies what stays on the host, wherever the batch goes: text, and
             the tables by which a batch is taken apart. No part is a tensor there.
+        strings: Byte from which on lie the values of `bytes` parts, which may be large.
         entries: The tensors.
         columns: The parts of the batch.
         parts: What the user asked for: None for a dict, a name for the value alone, or a tuple.
@@ -75,6 +77,7 @@ class Layout:
 
     nbytes: int
     host: int
+    strings: int
     entries: tuple[Entry, ...]
     columns: tuple[Column, ...]
     parts: str | tuple[str, ...] | None
@@ -90,6 +93,7 @@ class _Piece:
     shape: tuple[int, ...]
     buffers: Iterable[Buffer]
     add: NDArray[np.int64] | None = None
+    fill: Fill | None = None  # in place of buffers
 
     @property
     def nbytes(self) -> int:
@@ -97,6 +101,9 @@ class _Piece:
 
     def write(self, out: NDArray[np.uint8]) -> None:
         """Fill this entry's bytes of the block."""
+        if self.fill is not None:
+            self.fill(out)
+            return
         buffers = list(self.buffers)
         if len(buffers) > 1 and len(out) < 4096 * len(buffers):
             buffers = [b"".join(buffers)]  # one copy more, but no Python for every small one
@@ -173,6 +180,13 @@ class BlockBuilder:
         data = self.piece(name, torch.uint8, (int(ends[-1]) if len(ends) else 0,), values)
         self.column(name, kind, [data, self.array(f"{name}/ends", ends)])
 
+    def filled_strings(self, name: str, sizes: NDArray[np.int64], fill: Fill) -> None:
+        """Add a part that is a list of `bytes`, of these sizes, which fill their own place."""
+        ends = np.cumsum(sizes, dtype=np.int64)
+        data = self.piece(name, torch.uint8, (int(ends[-1]) if len(ends) else 0,), [])
+        self._pieces[data].fill = fill
+        self.column(name, "bytes", [data, self.array(f"{name}/ends", ends)])
+
     def objects(self, name: str, values: Sequence[Any]) -> None:
         """Add a part that is a list of Python objects, pickled here and unpickled by our own."""
         self._pickled(name, "object", list(values))
@@ -194,10 +208,12 @@ class BlockBuilder:
         """Lay out the block, get the memory for it, and write it."""
         moving = {n for column in self._columns if column.kind in _TENSORS for n in column.entries}
         numbers = range(len(self._pieces))
-        staying = [number for number in numbers if number not in moving]
+        last = [column.entries[0] for column in self._columns if column.kind == "bytes"]
+        staying = [number for number in numbers if number not in moving and number not in last]
         offsets, host = self._placed(sorted(moving), 0)
-        more, end = self._placed(staying, host)
-        offsets |= more
+        more, strings = self._placed(staying, host)
+        rest, end = self._placed(last, strings)
+        offsets |= more | rest
         entries = tuple(
             Entry(piece.name, str(piece.dtype).removeprefix("torch."), piece.shape, offsets[number])
             for number, piece in enumerate(self._pieces)
@@ -206,7 +222,8 @@ class BlockBuilder:
         out = memory.numpy()
         for piece, entry in zip(self._pieces, entries, strict=True):
             piece.write(out[entry.offset : entry.offset + piece.nbytes])
-        return Block(memory, Layout(end, host, entries, tuple(self._columns), parts, skipped))
+        columns = tuple(self._columns)
+        return Block(memory, Layout(end, host, strings, entries, columns, parts, skipped))
 
     def _placed(self, numbers: Iterable[int], start: int) -> tuple[dict[int, int], int]:
         """Offsets of some entries, one after another, and the aligned end of them."""
@@ -232,30 +249,50 @@ class Block:
     """
 
     def __init__(
-        self, memory: torch.Tensor, layout: Layout, host: torch.Tensor | None = None
+        self,
+        memory: torch.Tensor,
+        layout: Layout,
+        host: torch.Tensor | None = None,
+        strings: Mapping[str, Sequence[bytes]] | None = None,
     ) -> None:
         """See the attributes.
 
         Args:
             memory: Of the block.
             layout: Of the block.
-            host: What stays on the host, where it is not to be read in `memory`.
+            host: What stays on the host, where it is not to be read in `memory`, but for
+            strings: The values of `bytes` parts.
         """
         self.memory = memory
         self.layout = layout
-        self._host = host
+        self._host, self._strings = host, strings
 
     def lent(self) -> Block:
         """This block in memory that will be written again.
 
         What stays on the host is copied. So a copy on a device is all that its batch is made of.
         """
-        return Block(self.memory, self.layout, self.memory[self.layout.host :].clone())
+        return Block(self.memory, self.layout, *self._on_host())
+
+    def _on_host(self) -> tuple[torch.Tensor, Mapping[str, Sequence[bytes]]]:
+        """A copy of what stays on the host."""
+        if self._host is not None and self._strings is not None:
+            return self._host, self._strings
+        columns = (column for column in self.layout.columns if column.kind == "bytes")
+        strings = {column.name: self.strings(column) for column in columns}
+        return self.memory[self.layout.host : self.layout.strings].clone(), strings
 
     def left_behind(self) -> Block:
         """What is needed of this block where its batch lies in a copy on a device."""
-        host = self.memory[self.layout.host :].clone() if self._host is None else self._host
-        return Block(torch.empty(0, dtype=torch.uint8), self.layout, host)
+        return Block(torch.empty(0, dtype=torch.uint8), self.layout, *self._on_host())
+
+    def strings(self, column: Column) -> list[bytes]:
+        """The values of a `bytes` part, each copied once."""
+        if self._strings is not None:
+            return list(self._strings[column.name])
+        data, ends = (self.view(number) for number in column.entries)
+        memory, at = memoryview(data.numpy()), ends.tolist()
+        return [memory[a:b].tobytes() for a, b in zip([0, *at], at, strict=False)]
 
     def view(self, number: int, device_memory: torch.Tensor | None = None) -> torch.Tensor:
         """One entry as a tensor of its own on the block's storage, here or on a device.

@@ -33,6 +33,7 @@ from streamshard.store.filesystem import open_store
 from streamshard.stream.crew import Died, in_order
 from streamshard.stream.opened import AT_MOST, OpenShard, OpenShards
 
+_COPIED = 4096  # bytes of a part: more are read by themselves, which is cheaper than a copy
 # So many are verified, or decoded too, before other processes have started.
 _FEW_BYTES, _FEW_DECODED = 1_000_000_000, 64_000_000
 
@@ -209,18 +210,46 @@ class Shards:
         offset, size, crc = (int(column[row]) for column in self._extent(opened, part))
         if size == MISSING:
             return None
-        # The header in front of the data is read with it: that costs nothing, and tells an index
-        # that is out of step with its tar from damaged data.
-        block = opened.file.read(offset - tar.BLOCK, tar.BLOCK + size)
-        member = f"{opened.index.keys[row]}.{self.manifest.parts[part].suffix}"
-        if difference := tar.check_header(block[: tar.BLOCK], member, size):
-            raise DamagedError(
-                f"{self.at(shard, row, part)}: index out of step with its tar: {difference}"
-            )
-        data = block[tar.BLOCK :]
-        if (self._verify or not opened.file.local) and zlib.crc32(data) != crc:
-            raise DamagedError(f"{self.at(shard, row, part)}: crc32 differs; the data are damaged")
+        begin = offset - tar.BLOCK
+        if opened.file.local and size > _COPIED:
+            header, data = opened.file.read(begin, tar.BLOCK), opened.file.read(offset, size)
+        else:
+            block = opened.file.read(begin, tar.BLOCK + size)
+            header, data = block[: tar.BLOCK], block[tar.BLOCK :]
+        self._check(opened, (shard, row, part), header, data, crc)
         return data
+
+    def read_into(self, shard: int, row: int, part: str, out: memoryview) -> None:
+        """Like `read`, into memory of the part's size; the shard is local and has the part."""
+        opened = self._shard(shard)
+        extent = self._extent(opened, part)
+        header = bytearray(tar.BLOCK)
+        opened.file.read_into(int(extent.offset[row]) - tar.BLOCK, [header, out])
+        self._check(opened, (shard, row, part), header, out, int(extent.crc32[row]))
+
+    def is_local(self, shard: int) -> bool:
+        """Whether a shard lies on this machine."""
+        return self._shard(shard).file.local
+
+    def _check(
+        self,
+        opened: OpenShard,
+        place: tuple[int, int, str],
+        header: bytes | bytearray,
+        data: bytes | memoryview,
+        crc: int,
+    ) -> None:
+        """Whether a part of a sample is what the index says.
+
+        The header in front of the data is read with it: that costs next to nothing, and tells an
+        index that is out of step with its tar from damaged data.
+        """
+        _, row, part = place
+        member = f"{opened.index.keys[row]}.{self.manifest.parts[part].suffix}"
+        if difference := tar.check_header(header, member, len(data)):
+            raise DamagedError(f"{self.at(*place)}: index out of step with its tar: {difference}")
+        if (self._verify or not opened.file.local) and zlib.crc32(data) != crc:
+            raise DamagedError(f"{self.at(*place)}: crc32 differs; the data are damaged")
 
     def view(self, shard: int, row: int, part: str) -> memoryview | None:
         """Like `read`, without a copy where the shard is local.

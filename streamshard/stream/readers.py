@@ -17,6 +17,7 @@ from streamshard.stream.choice import Graphs
 from streamshard.stream.collate import Inferred, add_formed, add_listed
 from streamshard.stream.graph_reader import GraphReader
 from streamshard.stream.parts import PartReader, Place, by_shard, named
+from streamshard.stream.raw import RawReader
 from streamshard.stream.reader import Shards
 from streamshard.stream.source import Decoder
 
@@ -46,7 +47,7 @@ def part_reader(shards: Shards, part: str, decode: Mapping[str, Decoder]) -> Par
         return _Ints(shards, choices[0][0])
     may_lack = len(choices) == 1 and choices[0][1].optional
     if decoder is bytes:
-        return _Decoded(shards, choices, lambda data, _: data, None)
+        return _undecoded(shards, choices, may_lack)
     if decoder is not None and hasattr(decoder, "form"):
         # A missing value has no place in a stack.
         return _Decoded(shards, choices, decoder, None if may_lack else decoder.form)
@@ -55,6 +56,15 @@ def part_reader(shards: Shards, part: str, decode: Mapping[str, Decoder]) -> Par
     forms = {codec_of(spec.suffix).form(spec.schema) for _, spec in choices}
     form = forms.pop() if len(forms) == 1 else None
     return _Decoded(shards, choices, None, None if may_lack else form)
+
+
+def _undecoded(
+    shards: Shards, choices: Sequence[tuple[str, Part]], may_lack: bool
+) -> RawReader | _Decoded:
+    """A part's bytes as they are; of several choices, each sample tells which it has."""
+    if len(choices) == 1:
+        return RawReader(shards, choices[0][0], optional=may_lack)
+    return _Decoded(shards, choices, lambda data, _: data, None)
 
 
 class _Ints:

@@ -31,6 +31,7 @@ from streamshard.stream.dataset import ShardDataset
 from streamshard.stream.ring import BlockMemory, Place
 from streamshard.stream.threads import Each, Threads
 
+_KEPT = 31 * 1024 * 1024  # bytes; the most that makes glibc do so is 32 MiB
 _MESSAGE_BYTES = 3500  # of an error's text: with its frame still under PIPE_BUF
 
 
@@ -114,6 +115,9 @@ def work(job: Job, connection: Connection) -> None:
     signal.signal(signal.SIGTERM, signal.SIG_DFL)  # not a handler that the trainer has set
     _exit_with(job.parent)
     torch.set_num_threads(1)
+    # Once so much was freed at once, glibc keeps what a batch frees for the next (mallopt(3), on
+    # M_MMAP_THRESHOLD and M_TRIM_THRESHOLD): else every batch gets its pages anew from the kernel.
+    torch.empty(_KEPT, dtype=torch.uint8)
     # These mean that the trainer is done with us.
     with contextlib.suppress(EOFError, BrokenPipeError, ConnectionResetError):
         _Worker(job, connection).run()
