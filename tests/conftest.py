@@ -7,6 +7,7 @@ import importlib.util
 import multiprocessing
 import os
 import sys
+import threading
 import time
 import uuid
 import warnings
@@ -67,7 +68,7 @@ def nobody_waits_for_the_disk() -> Iterator[None]:
 
 @pytest.fixture(autouse=True)
 def nothing_left_behind() -> Iterator[None]:
-    """No test leaves a process or named shared memory."""
+    """No test leaves a process, one of our threads or named shared memory."""
     before = _shared_memory()
     yield
     if multiprocessing.active_children():
@@ -78,6 +79,10 @@ def nothing_left_behind() -> Iterator[None]:
     for child in children:
         child.kill()
     assert not children, f"processes left: {children}"
+    if any(map(_is_ours, threading.enumerate())):
+        gc.collect()
+    threads = [thread.name for thread in threading.enumerate() if _is_ours(thread)]
+    assert not threads, f"threads left: {threads}"
     end = time.monotonic() + 5
     while (left := _shared_memory() - before) and time.monotonic() < end:
         time.sleep(0.01)  # of a process of another test that runs beside this one, and has ended
@@ -89,6 +94,10 @@ def _shared_memory() -> set[str]:
     folder = Path("/dev/shm")
     names = set(os.listdir(folder)) if folder.is_dir() else set()
     return {name for name in names if name.startswith("torch_") and not _is_strangers(name)}
+
+
+def _is_ours(thread: threading.Thread) -> bool:
+    return thread.name.startswith("streamshard")
 
 
 def _is_strangers(name: str) -> bool:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from io import BufferedIOBase
 from typing import Any, BinaryIO, cast
 from urllib.parse import urlsplit
@@ -17,9 +17,11 @@ from streamshard.errors import StoreError, StreamshardError, UsageError
 from streamshard.store.base import (
     HAS_SCHEME,
     Store,
+    Writable,
     check_range,
     full_disk_named,
     redact,
+    scatter,
     translated,
 )
 from streamshard.store.local import LocalStore
@@ -227,6 +229,10 @@ class RemoteFile:
                 f"{self._where}: {length} bytes wanted at offset {offset}, {len(data)} came"
             )
         return data
+
+    def read_into(self, offset: int, buffers: Sequence[Writable]) -> None:
+        """See `File`."""
+        scatter(self.read(offset, sum(map(len, buffers))), buffers)
 
     def map(self) -> None:
         """See `File`: there is no such thing."""

@@ -104,6 +104,8 @@ class TestFiles:
         message = r"a\.bin: truncated: 50 bytes wanted at offset 80, 20 there"
         with pytest.raises(StoreError, match=message):
             file.read(80, 50)
+        with pytest.raises(StoreError, match=message):
+            file.read_into(80, [bytearray(50)])
 
     def test_a_file_replaced_while_it_is_open_stays_what_it_was(self, store: LocalStore) -> None:
         file = store.open("a.bin")

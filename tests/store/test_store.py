@@ -108,6 +108,18 @@ class TestEveryStore:
                 assert file.read(offset, length) == DATA[offset : offset + length]
         file.close()
 
+    def test_buffers_are_filled_one_after_another(self, store: Store) -> None:
+        write(store, "a.bin")
+        file, first, memory = store.open("a.bin"), bytearray(4), memoryview(bytearray(40))
+        file.read_into(3, [first, memory[2:2], memory[2:30]])
+        assert first == DATA[3:7]
+        assert memory == bytes(2) + DATA[7:35] + bytes(10)
+        with pytest.raises(StoreError, match=r"a\.bin: .*44 bytes wanted at offset 3"):
+            file.read_into(3, [first, memory])
+        with pytest.raises(StoreError):
+            file.read_into(-3, [first])
+        file.close()
+
     @pytest.mark.parametrize(
         ("offset", "length"), [(0, 41), (39, 2), (40, 1), (100, 1), (0, 10**9)]
     )

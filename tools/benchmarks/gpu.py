@@ -66,7 +66,7 @@ def loader_copies(device: torch.device, workers: int) -> tuple[Callable[[], None
     from streamshard.stream.workers import WorkerPool
 
     pool = WorkerPool(
-        Unwritten(), ss.World(), workers=workers, slots=4 + LENT, reuse=True,
+        Unwritten(), ss.World(), workers=workers, threads=0, slots=4 + LENT, reuse=True,
         restarts=0, start_method=None, device=device,
     )  # fmt: skip
     pool.start(None)
