@@ -52,12 +52,20 @@ def whole(picture: Picture, mode: Mode) -> torch.Tensor:
     return result if pixels.flags.writeable else result.clone()
 
 
-def framed(picture: Picture, framing: Framing, mode: Mode) -> torch.Tensor:
+def framed(
+    picture: Picture, framing: Framing, mode: Mode, *, interleaved: bool = False
+) -> torch.Tensor:
     """Decode what is needed of a picture, and resize a box of it.
+
+    Args:
+        picture: The file.
+        framing: What is kept.
+        mode: What it becomes.
+        interleaved: Whether the colours of a pixel lie together, which is faster where they are to.
 
     Returns:
         See `form_of`: uint8 (channels, *framing.size), or labels (*framing.size). A view: pixels of
-        colours lie channel by channel.
+        colours lie channel by channel, unless `interleaved`.
 
     Raises:
         ValueError: See `Picture`.
@@ -66,7 +74,7 @@ def framed(picture: Picture, framing: Framing, mode: Mode) -> torch.Tensor:
     least = max(size[0] / box.height, size[1] / box.width)
     pixels, scale = picture.decode(mode, least)
     if mode in CHANNELS:
-        image = _as_batch(pixels)
+        image = _as_batch(pixels, interleaved=interleaved)
         result = cut_out(image, framing, scale)
         is_view = result.untyped_storage().data_ptr() == image.untyped_storage().data_ptr()
         return result.clone() if is_view and not pixels.flags.writeable else result
@@ -120,10 +128,14 @@ def _nearest(pixels: Pixels, box: Box, size: tuple[int, int]) -> Pixels:
     return result
 
 
-def _as_batch(pixels: Pixels) -> torch.Tensor:
-    """(H, W, C) seen as (1, C, H, W) in channels_last, for which torch has a fast uint8 kernel."""
+def _as_batch(pixels: Pixels, *, interleaved: bool = False) -> torch.Tensor:
+    """(H, W, C) seen as (1, C, H, W) in channels_last, for which torch has a fast uint8 kernel.
+
+    What that kernel gives lies as the stride of the batch axis says, though there is one image.
+    """
     array = pixels if pixels.flags.writeable else np.asarray(_Unmarked(pixels))
-    return torch.from_numpy(array).permute(2, 0, 1)[None]
+    image = torch.from_numpy(array)
+    return image[None].permute(0, 3, 1, 2) if interleaved else image.permute(2, 0, 1)[None]
 
 
 class _Unmarked:
