@@ -55,7 +55,12 @@ class Entry:
 
 
 class Contestant:
-    """A running contestant; it has packed its data when this is made."""
+    """A running contestant; it has packed its data when this is made.
+
+    Attributes:
+        name: Of its entry.
+        lacks: Why it can't be measured; None where it can.
+    """
 
     def __init__(self, entry: Entry, log: Path, task: Mapping[str, Any]) -> None:
         self.name, self._log = entry.name, log
@@ -68,7 +73,7 @@ class Contestant:
                 start_new_session=True,
                 env={**os.environ, "STREAMSHARD_LENT": str(lent)},
             )  # fmt: skip
-        self.ask(**{**task, **(entry.options or {})})
+        self.lacks = self.ask(**{**task, **(entry.options or {})}).get("lacks")
 
     def ask(self, **question: Any) -> dict[str, Any]:
         """Say something and wait for the answer.
@@ -90,10 +95,10 @@ class Contestant:
     def settle(self) -> None:
         """Wait until its processes do nothing."""
         end = time.monotonic() + _PATIENCE
-        before = self._processor_seconds()
+        before = self.processor_seconds()
         while time.monotonic() < end:
             time.sleep(_IDLE_SECONDS)
-            now = self._processor_seconds()
+            now = self.processor_seconds()
             if now - before <= 2 * _TICK:
                 return
             before = now
@@ -109,8 +114,8 @@ class Contestant:
             os.killpg(self._process.pid, signal.SIGKILL)  # and whom it left behind
         self._process.wait()
 
-    def _processor_seconds(self) -> float:
-        """Of all processes of its group, those that ended meanwhile left out."""
+    def processor_seconds(self) -> float:
+        """What all processes of its group have used, those that ended left out."""
         ticks = 0
         for path in Path("/proc").glob("[0-9]*/stat"):
             try:

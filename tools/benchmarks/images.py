@@ -86,20 +86,31 @@ class Photographs:
             epochs: In a turn; more of them where one is over too soon.
         """
         print(f"\n{title}", flush=True)
+        rates: dict[str, list[float]] = {}
+        prices: dict[str, list[float]] = {}
         with self._started(entries, size, what) as contestants:
-            turns: dict[str, list[float]] = {each.name: [] for each in contestants}
             for number in range(self._rounds + 1):
                 for each in contestants:
-                    answer = each.ask(word="turn", epochs=epochs)
-                    each.settle()
-                    if answer["samples"] != self._count * epochs:
-                        raise SystemExit(f"{each.name}: {answer['samples']} samples, not all")
+                    rate, price = self._turn(each, epochs)
                     if number:  # the first warms up
-                        turns[each.name].append(answer["samples"] / answer["seconds"])
-            figures = told(turns, "images/s")
+                        rates.setdefault(each.name, []).append(rate)
+                        prices.setdefault(each.name, []).append(price)
+            figures = told(rates, "images/s")
+            # Other work on the machine disturbs this less.
+            figures["processor us an image"] = told(prices, "processor us")
             if what == "crop" and size == "original":
                 figures["first batch"] = self._first_batches(contestants)
         return figures
+
+    def _turn(self, contestant: Contestant, epochs: int) -> tuple[float, float]:
+        """Images a second, and microseconds of processor time for each."""
+        before = contestant.processor_seconds()
+        answer = contestant.ask(word="turn", epochs=epochs)
+        used = contestant.processor_seconds() - before
+        contestant.settle()
+        if answer["samples"] < self._count * epochs:  # DALI fills its last batch
+            raise SystemExit(f"{contestant.name}: {answer['samples']} images, not all")
+        return answer["samples"] / answer["seconds"], used / answer["samples"] * 1e6
 
     def _first_batches(self, contestants: Sequence[Contestant]) -> Figures:
         print("\nseconds to the first batch of a new loader, its workers' start included")
@@ -120,7 +131,7 @@ class Photographs:
             there = []
             for number, entry in enumerate(entries):
                 if not entry.is_there:
-                    print(f"{entry.name}: not installed: tools/peers {entry.peer}", file=sys.stderr)
+                    print(f"{entry.name}: not installed: tools/peers {entry.peer}")
                     continue
                 task = {
                     "jpegs": str(self._jpegs(size)),
@@ -131,22 +142,29 @@ class Photographs:
                 }
                 contestant = Contestant(entry, self._folder / "log", task)
                 stack.callback(contestant.close)
-                there.append(contestant)
+                if contestant.lacks:
+                    print(f"{entry.name}: not measured: {contestant.lacks}")
+                else:
+                    there.append(contestant)
             yield there
+
+
+def medians(turns: dict[str, list[float]]) -> dict[str, float]:
+    return {name: statistics.median(values) for name, values in turns.items()}
 
 
 def told(turns: dict[str, list[float]], unit: str) -> Figures:
     """Medians, and how streamshard's stand to the others'; printed."""
-    medians = {name: statistics.median(values) for name, values in turns.items()}
-    ours = {name: value for name, value in medians.items() if name in (OURS, REUSE)}
+    middle = medians(turns)
+    ours = {name: value for name, value in middle.items() if name in (OURS, REUSE)}
     print(f"{'':32} {unit:>12} " + "".join(f"{name:>22} /" for name in ours))
     ratios: Figures = {}
-    for name, value in medians.items():
+    for name, value in middle.items():
         row = {f"{mine} / {name}": ours[mine] / value for mine in ours}
         print(f"{name:32} {value:12,.3f} " + "".join(f"{x:24.2f}" for x in row.values()))
         ratios |= row
     sys.stdout.flush()
-    return {"medians": medians, "ratios": ratios, "turns": turns}
+    return {"medians": middle, "ratios": ratios, "turns": turns}
 
 
 def measure(

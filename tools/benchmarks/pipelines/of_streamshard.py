@@ -1,6 +1,6 @@
 """streamshard: its own decoder, uint8 CHW written into the batch's block."""
 
-from serving import AHEAD, BATCH_SIZE, CROP, Pipeline, serve
+from serving import AHEAD, BATCH_SIZE, CROP, NotYetError, Pipeline, serve
 
 # isort: split
 
@@ -9,10 +9,17 @@ import streamshard as ss
 
 class Streamshard(Pipeline):
     def pack(self) -> None:
-        if self.task.what == "npy":
-            ss.pack_images(
-                self.task.jpegs, self.task.home, format="npy", shard_size="64MB", overwrite=True
-            )
+        if self.task.what != "npy":
+            return
+        ss.pack_images(self.task.jpegs, self.task.home, format="npy", shard_size="64MB")
+        data = ss.ShardDataset(
+            self.task.home, batch_size=1, parts="npy", decode={"npy": ss.RandomResizedCrop(CROP)}
+        )
+        try:
+            next(iter(ss.StreamLoader(data)))
+        except ss.errors.SampleError as error:
+            reason = "RandomResizedCrop does not read npy parts yet"
+            raise NotYetError(reason) from error
 
     def open(self) -> ss.StreamLoader:
         image, folder = ("npy", self.task.home) if self.task.what == "npy" else ("jpg", "")

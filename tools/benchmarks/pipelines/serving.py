@@ -1,7 +1,7 @@
 """What the script of every pipeline does: pack, then one turn for each question.
 
 Questions come as JSON, one a line, on standard input; answers leave on what was standard output.
-Imported before anything else, since it adds what a peer's environment is lent behind its own.
+Imported before anything that is not Python's own: it adds what a peer's environment is lent.
 """
 
 import json
@@ -55,6 +55,10 @@ class Task:
         return found
 
 
+class NotYetError(Exception):
+    """What can't be done by the release that is measured."""
+
+
 class Pipeline:
     """One way from the files to batches."""
 
@@ -62,7 +66,11 @@ class Pipeline:
         self.task = task
 
     def pack(self) -> None:
-        """Make what is read, if it is not the JPEGs or the tars."""
+        """Make what is read, if it is not the JPEGs or the tars.
+
+        Raises:
+            NotYetError: It can't be read this way.
+        """
 
     def open(self) -> Iterable[Any]:
         """A loader: a pass over it is an epoch."""
@@ -119,9 +127,13 @@ def serve(kind: type[Pipeline]) -> None:
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)  # some print as they go
     pipeline = kind(Task(**json.loads(sys.stdin.readline())))
-    pipeline.pack()
-    server, word = _Server(pipeline), ""
+    try:
+        pipeline.pack()
+    except NotYetError as error:
+        print(json.dumps({"lacks": str(error)}), file=answers, flush=True)
+        return
     print("{}", file=answers, flush=True)
+    server, word = _Server(pipeline), ""
     while word != "end":
         question = json.loads(sys.stdin.readline())
         word = question.pop("word")
