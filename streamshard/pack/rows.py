@@ -9,14 +9,14 @@ import tempfile
 import weakref
 import zlib
 from array import array
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator
 from io import BufferedIOBase
 from pathlib import Path, PurePosixPath
 from typing import IO, Any, NamedTuple, cast
 
 from streamshard.errors import PackError
 from streamshard.pack.files import Files, Stamp, check_unchanged, stamp_of, stamp_of_bytes
-from streamshard.store.base import HAS_SCHEME, full_disk_named, redact, translated
+from streamshard.store.base import HAS_SCHEME, Store, full_disk_named, redact, translated
 from streamshard.store.filesystem import open_store
 
 
@@ -79,12 +79,12 @@ def _unlink(path: str, made_in: int) -> None:
         os.unlink(path)
 
 
-def local_file(url: str, options: Mapping[str, Any] | None = None) -> LocalFile:
+def local_file(url: str, connect: Callable[[str], Store] = open_store) -> LocalFile:
     """A file, or where it is remote or compressed, a temporary local copy, unpacked.
 
     Args:
         url: A path or URL.
-        options: For fsspec.
+        connect: Gives the store of a folder; to connect anew for each of many files takes long.
 
     Raises:
         StoreError: It can't be read.
@@ -92,7 +92,7 @@ def local_file(url: str, options: Mapping[str, Any] | None = None) -> LocalFile:
     """
     name = redact(url)
     if is_compressed(name) or (HAS_SCHEME.match(url) and not url.startswith("file://")):
-        return LocalFile(name, _copy(url, name, options), temporary=True)
+        return LocalFile(name, _copy(url, name, connect), temporary=True)
     path = str(Path(url.removeprefix("file://")).expanduser())
     return LocalFile(name, path, temporary=False)
 
@@ -170,10 +170,10 @@ def _compression(name: str) -> str | None:
     return cast("str | None", infer_compression(name))
 
 
-def _copy(url: str, name: str, options: Mapping[str, Any] | None) -> str:
+def _copy(url: str, name: str, connect: Callable[[str], Store]) -> str:
     """The path of a local copy of a file, unpacked."""
     folder, _, last = url.rpartition("/")
-    store = open_store(folder or ("/" if url.startswith("/") else "."), options)
+    store = connect(folder or ("/" if url.startswith("/") else "."))
     with store.stream(last) as source, contextlib.ExitStack() as undo:
         handle, path = tempfile.mkstemp(prefix="streamshard-")
         undo.callback(os.unlink, path)

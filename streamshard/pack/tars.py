@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -75,7 +76,10 @@ class Tars:
         """
         self.codecs: Mapping[str, Codec] = {}
         self.notes: list[str] = []
-        self._tars, self._seed, self._options = expand_tars(pattern, options), seed, options
+        self._tars, self._seed = expand_tars(pattern, options), seed
+        self._connect = functools.lru_cache(maxsize=4)(
+            functools.partial(open_store, options=options)
+        )
         self.classes = _classes(pattern, options)
         self.load = _LoadSample(reencode)
         self._files = Files.of(
@@ -104,7 +108,7 @@ class Tars:
             self.notes.append(note)
 
     def _samples(self, url: str) -> Iterator[TarInput]:
-        tar = local_file(url, self._options)
+        tar = local_file(url, self._connect)
         with translated(tar.name), open(tar.path, "rb") as file:
             size = file.seek(0, os.SEEK_END)
             members = samples_of(file, size, tar.name)
