@@ -47,8 +47,7 @@ def test_without_a_terminal_progress_is_a_line_now_and_then_on_standard_error(
     out, err = capsys.readouterr()
     assert out == ""
     assert err.splitlines() == [
-        f"packing: {samples} of 210 samples, 10 samples/s, 1.0 MB/s"
-        for samples in (100, 200)
+        f"packing: {samples} of 210 samples, 10 samples/s, 1.0 MB/s" for samples in (100, 200)
     ]
 
 
