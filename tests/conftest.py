@@ -20,6 +20,8 @@ import fsspec
 import pytest
 import torch
 
+from tests import s3
+
 torch.set_num_threads(1)
 
 
@@ -133,3 +135,21 @@ def memory_url() -> Iterator[str]:
     """A place in memory that is empty, and again afterwards."""
     yield f"memory://{uuid.uuid4().hex}/own"
     fsspec.filesystem("memory").store.clear()
+
+
+@pytest.fixture(scope="session")
+def s3_port() -> Iterator[int]:
+    """One S3 server for all tests, begun where the first wants it."""
+    if not all(importlib.util.find_spec(name) for name in ("s3fs", "moto", "flask_cors")):
+        pytest.skip("needs s3fs, moto[s3], flask and flask-cors (extra dev)")
+    with s3.running_server() as port:
+        yield port
+
+
+@pytest.fixture
+def s3_url(s3_port: int, monkeypatch: pytest.MonkeyPatch) -> str:
+    """A place that is empty, on a server that this process and those it starts find."""
+    for name, value in s3.settings_of(s3_port).items():
+        monkeypatch.setenv(name, value)
+    s3.reset(s3_port)
+    return "s3://bucket/own"

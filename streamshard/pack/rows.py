@@ -9,14 +9,14 @@ import tempfile
 import weakref
 import zlib
 from array import array
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from io import BufferedIOBase
 from pathlib import Path, PurePosixPath
 from typing import IO, Any, BinaryIO, NamedTuple, cast
 
 from streamshard.errors import PackError
 from streamshard.pack.files import Files, Stamp, check_unchanged, stamp_of, stamp_of_bytes
-from streamshard.store.base import HAS_SCHEME, full_disk_named, redact, translated
+from streamshard.store.base import HAS_SCHEME, Store, full_disk_named, redact, translated
 from streamshard.store.filesystem import open_store
 
 
@@ -98,12 +98,12 @@ def _unlink(path: str, made_in: int) -> None:
         os.unlink(path)
 
 
-def local_file(url: str, options: Mapping[str, Any] | None = None) -> LocalFile:
+def local_file(url: str, connect: Callable[[str], Store] = open_store) -> LocalFile:
     """A file, or where it is remote or compressed, a temporary local copy, unpacked.
 
     Args:
         url: A path or URL.
-        options: For fsspec.
+        connect: Gives the store of a folder; to connect anew for each of many files takes long.
 
     Raises:
         StoreError: It can't be read.
@@ -111,7 +111,7 @@ def local_file(url: str, options: Mapping[str, Any] | None = None) -> LocalFile:
     """
     name = redact(url)
     if is_compressed(name) or (HAS_SCHEME.match(url) and not url.startswith("file://")):
-        return temporary_file(name, lambda file: _copy(url, name, options, file))
+        return temporary_file(name, lambda file: _copy(url, name, connect, file))
     path = str(Path(url.removeprefix("file://")).expanduser())
     return LocalFile(name, path, temporary=False)
 
@@ -199,10 +199,10 @@ def _compression(name: str) -> str | None:
     return cast("str | None", infer_compression(name))
 
 
-def _copy(url: str, name: str, options: Mapping[str, Any] | None, target: BinaryIO) -> None:
+def _copy(url: str, name: str, connect: Callable[[str], Store], target: BinaryIO) -> None:
     """Write what a file holds, unpacked, to another."""
     folder, last = folder_of(url)
-    with open_store(folder, options).stream(last) as source, _whole(name):
+    with connect(folder).stream(last) as source, _whole(name):
         shutil.copyfileobj(_unpacked(source, name), target)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -80,8 +81,10 @@ class Tars:
         """
         self.codecs: Mapping[str, Codec] = {}
         self.notes: list[str] = []
-        self._tars, self._seed, self._options = expand(pattern, options), seed, options
-        self._keys = keys
+        self._tars, self._seed, self._keys = expand(pattern, options), seed, keys
+        self._connect = functools.lru_cache(maxsize=4)(
+            functools.partial(open_store, options=options)
+        )
         self.classes = _classes(pattern, options)
         self.load = _LoadSample(reencode)
         self._files = Files.of(
@@ -105,7 +108,7 @@ class Tars:
         url = self._tars[number]
         tar, whole = LocalFile(redact(url), "", temporary=False), 0
         try:
-            tar = local_file(url, self._options)
+            tar = local_file(url, self._connect)
             for name, places in _places(tar):
                 yield TarInput(self._key(name, number, whole), name, tar, places)
                 whole += 1

@@ -87,7 +87,7 @@ class Store(Protocol):
         """Write a file that appears whole, when the context is left without an error, or not."""
 
     def remove(self, name: str) -> None:
-        """Remove a file."""
+        """Remove a file; an object store may be silent where there is none."""
 
 
 @contextlib.contextmanager
