@@ -15,7 +15,6 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sized
 from concurrent.futures import Executor, Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, field
-from multiprocessing import get_context
 from typing import Any, NamedTuple
 
 from streamshard.codec.base import Packed
@@ -25,7 +24,7 @@ from streamshard.pack.files import Listed
 from streamshard.pack.journal import Journal
 from streamshard.pack.options import OnError, Progress
 from streamshard.pack.sources import Sample, Source, chunks
-from streamshard.pack.worker import begin_worker
+from streamshard.pack.worker import begin_worker, context_of
 from streamshard.pack.writer import ShardWriter
 
 _CHUNK = 32  # inputs that travel to a worker together
@@ -248,7 +247,7 @@ def _pool(
         return
     # One thread each: the workers are the parallelism, and a forked process must not enter the
     # thread pool that its parent has used.
-    own = ProcessPoolExecutor(workers, get_context(start_method), initializer=begin_worker)
+    own = ProcessPoolExecutor(workers, context_of(start_method), initializer=begin_worker)
     try:
         yield own
     except BrokenProcessPool:
