@@ -31,6 +31,8 @@ _HOMES = {
     "open": "streamshard.stream.reader",
     "pack_graphs": "streamshard.pack.graphs",
     "pack_images": "streamshard.pack.images",
+    "pack_mds": "streamshard.pack.mds",
+    "pack_parquet": "streamshard.pack.parquet",
     "pack_table": "streamshard.pack.table",
     "pack_tars": "streamshard.pack.tars",
     "webdataset_source": "streamshard.stream.webdataset",
@@ -57,6 +59,8 @@ __all__ = [
     "open",
     "pack_graphs",
     "pack_images",
+    "pack_mds",
+    "pack_parquet",
     "pack_table",
     "pack_tars",
     "webdataset_source",
@@ -68,7 +72,9 @@ if TYPE_CHECKING:
     from streamshard.pack.graphs import pack_graphs
     from streamshard.pack.images import pack_images
     from streamshard.pack.index import index_tars
+    from streamshard.pack.mds import pack_mds
     from streamshard.pack.options import PackOptions
+    from streamshard.pack.parquet import pack_parquet
     from streamshard.pack.table import pack_table
     from streamshard.pack.tars import pack_tars
     from streamshard.pack.writer import ShardWriter

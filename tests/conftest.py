@@ -7,6 +7,7 @@ import importlib.util
 import multiprocessing
 import os
 import sys
+import threading
 import time
 import uuid
 import warnings
@@ -18,6 +19,8 @@ from typing import Any
 import fsspec
 import pytest
 import torch
+
+from tests import s3
 
 torch.set_num_threads(1)
 
@@ -67,7 +70,7 @@ def nobody_waits_for_the_disk() -> Iterator[None]:
 
 @pytest.fixture(autouse=True)
 def nothing_left_behind() -> Iterator[None]:
-    """No test leaves a process or named shared memory."""
+    """No test leaves a process, one of our threads or named shared memory."""
     before = _shared_memory()
     yield
     if multiprocessing.active_children():
@@ -78,6 +81,10 @@ def nothing_left_behind() -> Iterator[None]:
     for child in children:
         child.kill()
     assert not children, f"processes left: {children}"
+    if any(map(_is_ours, threading.enumerate())):
+        gc.collect()
+    threads = [thread.name for thread in threading.enumerate() if _is_ours(thread)]
+    assert not threads, f"threads left: {threads}"
     end = time.monotonic() + 5
     while (left := _shared_memory() - before) and time.monotonic() < end:
         time.sleep(0.01)  # of a process of another test that runs beside this one, and has ended
@@ -89,6 +96,10 @@ def _shared_memory() -> set[str]:
     folder = Path("/dev/shm")
     names = set(os.listdir(folder)) if folder.is_dir() else set()
     return {name for name in names if name.startswith("torch_") and not _is_strangers(name)}
+
+
+def _is_ours(thread: threading.Thread) -> bool:
+    return thread.name.startswith("streamshard")
 
 
 def _is_strangers(name: str) -> bool:
@@ -124,3 +135,21 @@ def memory_url() -> Iterator[str]:
     """A place in memory that is empty, and again afterwards."""
     yield f"memory://{uuid.uuid4().hex}/own"
     fsspec.filesystem("memory").store.clear()
+
+
+@pytest.fixture(scope="session")
+def s3_port() -> Iterator[int]:
+    """One S3 server for all tests, begun where the first wants it."""
+    if not all(importlib.util.find_spec(name) for name in ("s3fs", "moto", "flask_cors")):
+        pytest.skip("needs s3fs, moto[s3], flask and flask-cors (extra dev)")
+    with s3.running_server() as port:
+        yield port
+
+
+@pytest.fixture
+def s3_url(s3_port: int, monkeypatch: pytest.MonkeyPatch) -> str:
+    """A place that is empty, on a server that this process and those it starts find."""
+    for name, value in s3.settings_of(s3_port).items():
+        monkeypatch.setenv(name, value)
+    s3.reset(s3_port)
+    return "s3://bucket/own"

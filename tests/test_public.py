@@ -32,6 +32,8 @@ PUBLIC = [
     "open",
     "pack_graphs",
     "pack_images",
+    "pack_mds",
+    "pack_parquet",
     "pack_table",
     "pack_tars",
     "webdataset_source",

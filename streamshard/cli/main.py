@@ -13,6 +13,8 @@ from streamshard.cli.export import export
 from streamshard.cli.options import AsJson, Destination, IndexAt
 from streamshard.cli.pack_graphs import pack_graphs
 from streamshard.cli.pack_images import pack_images
+from streamshard.cli.pack_mds import pack_mds
+from streamshard.cli.pack_parquet import pack_parquet
 from streamshard.cli.pack_table import pack_table
 from streamshard.cli.pack_tars import pack_tars
 from streamshard.cli.plan import plan
@@ -39,6 +41,8 @@ app.command("verify")(verify)
 pack_app.command("images")(pack_images)
 pack_app.command("table")(pack_table)
 pack_app.command("tars")(pack_tars)
+pack_app.command("mds")(pack_mds)
+pack_app.command("parquet")(pack_parquet)
 pack_app.command("graphs")(pack_graphs)
 
 _INTERRUPTED = 130  # as shells have it

@@ -60,6 +60,18 @@ Exclude = Annotated[
     list[str] | None,
     typer.Option(metavar="GLOB", help="Leave these out. Once for each pattern."),
 ]
+ImageColumn = Annotated[
+    str | None,
+    typer.Option("--image", metavar="COLUMN", help="The images; by default the only ones."),
+]
+LabelColumn = Annotated[
+    str | None,
+    typer.Option("--label", metavar="COLUMN", help="The labels: integers, or text."),
+]
+Drop = Annotated[
+    list[str] | None,
+    typer.Option(metavar="COLUMN", help="Leave this column out. Once for each."),
+]
 Mapped = Annotated[
     str | None,
     typer.Option(

@@ -146,13 +146,17 @@ def globbed(source: KeyedSource, globs: Globs) -> KeyedSource:
     """
     if not globs:
         return source
+
+    def accept(key: str) -> bool:
+        return not key or globs.accept(key)  # what can't be read is told, not left out
+
     inputs = source.inputs()
     if not isinstance(inputs, Sized):
-        return Chosen(source, globs.accept, None)
-    mask = bytes(globs.accept(source.key(given)) for given in inputs)
+        return Chosen(source, accept, None)
+    mask = bytes(accept(key) for key in _keys(source, inputs))
     if not any(mask):
         raise PackError(f"none of {len(mask)} keys is left by --include and --exclude")
-    chosen = Chosen(source, globs.accept, mask)
+    chosen = Chosen(source, accept, mask)
     chosen.notes = [*source.notes, *globs.note(len(mask) - sum(mask))]
     return chosen
 
@@ -166,9 +170,7 @@ def split_source(source: KeyedSource, fractions: Mapping[str, float]) -> dict[st
     inputs = source.inputs()
     hashes: array[int] | None = None
     if isinstance(inputs, Sized):
-        keys = (source.key(given) for given in inputs)
-        # No key: the input can't be read, and is told with the first split, never lost.
-        hashes = array("Q", (key_hash(key) if key else 0 for key in keys))
+        hashes = array("Q", (_hash_of(key) for key in _keys(source, inputs)))
     splits: dict[str, KeyedSource] = {}
     left = 0 if hashes is None else len(hashes)
     for name, (begin, end) in hash_bounds(fractions).items():
@@ -193,4 +195,15 @@ class _InBounds:
     end: int
 
     def __call__(self, key: str) -> bool:
-        return self.begin <= key_hash(key) < self.end
+        return self.begin <= _hash_of(key) < self.end
+
+
+def _hash_of(key: str) -> int:
+    """The hash of a key. None: the input can't be read, and is told with the first split."""
+    return key_hash(key) if key else 0
+
+
+def _keys(source: KeyedSource, inputs: Iterable[Any]) -> Iterator[str]:
+    """The keys of all inputs, from the inputs' own list of them where they have one."""
+    own = getattr(inputs, "keys", None)
+    return own() if own else (source.key(given) for given in inputs)

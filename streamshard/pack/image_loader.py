@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import posixpath
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
 
@@ -20,6 +21,17 @@ from streamshard.store.filesystem import open_store
 
 Keys = Literal["path", "number"]
 ImageFormat = Literal["jpg", "png", "webp", "npy"]
+
+_BEGINNINGS = {
+    b"\xff\xd8\xff": "jpg",
+    b"\x89PNG\r\n\x1a\n": "png",
+    b"GIF8": "gif",
+    b"BM": "bmp",
+    b"II*\0": "tif",
+    b"MM\0*": "tif",
+    b"P5": "pgm",
+    b"P6": "ppm",
+}
 
 
 @dataclass(frozen=True)
@@ -153,6 +165,17 @@ def part_of_image(path: str) -> str:
     return "jpg" if suffix == "jpeg" else suffix
 
 
+def part_of_bytes(data: bytes) -> str | None:
+    """The part that an image's bytes become, by how they begin; None where that is no image.
+
+    >>> part_of_bytes(b"RIFF....WEBPVP8 "), part_of_bytes(b"text")
+    ('webp', None)
+    """
+    if data[:4] == b"RIFF":
+        return "webp" if data[8:12] == b"WEBP" else None
+    return next((part for begins, part in _BEGINNINGS.items() if data.startswith(begins)), None)
+
+
 def is_image(path: str) -> bool:
     """Whether the suffix is that of an image."""
     return part_of_image(path) in IMAGE_SUFFIXES
@@ -161,6 +184,12 @@ def is_image(path: str) -> bool:
 def key_of_path(path: str) -> str:
     """The key of an image at a relative path: without suffix, what is no plain name as %XX."""
     return escape_key(_parted(path)[0])
+
+
+def key_in_table(path: str) -> str:
+    """The key of a path as a table has it, without what leads to the root or stays where it is."""
+    place = redact(path).partition("://")[2] if HAS_SCHEME.match(path) else path
+    return key_of_path(posixpath.normpath(place).lstrip("/"))
 
 
 def check_formats(where: str, first: dict[str, str], reencode: Reencode) -> None:

@@ -12,8 +12,7 @@ import os
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sized
-from concurrent.futures import Executor, Future, ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
+from concurrent.futures import Executor, Future
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -23,8 +22,9 @@ from streamshard.pack.encode import Encoder
 from streamshard.pack.files import Listed
 from streamshard.pack.journal import Journal
 from streamshard.pack.options import OnError, Progress
+from streamshard.pack.pool import WorkerPool
 from streamshard.pack.sources import Sample, Source, chunks
-from streamshard.pack.worker import begin_worker, context_of
+from streamshard.pack.worker import context_of
 from streamshard.pack.writer import ShardWriter
 
 _CHUNK = 32  # inputs that travel to a worker together
@@ -245,15 +245,8 @@ def _pool(
     if executor is not None or workers == 0:
         yield executor
         return
-    # One thread each: the workers are the parallelism, and a forked process must not enter the
-    # thread pool that its parent has used.
-    own = ProcessPoolExecutor(workers, context_of(start_method), initializer=begin_worker)
-    try:
+    with WorkerPool(workers, context_of(start_method)) as own:
         yield own
-    except BrokenProcessPool:
-        raise WorkerError("a worker of the pack was killed, or ran out of memory") from None
-    finally:
-        own.shutdown(cancel_futures=True)
 
 
 def _encoded(

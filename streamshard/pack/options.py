@@ -36,9 +36,9 @@ class PackOptions(Execution, total=False):
             are called KEY-0, KEY-1, … where it gives no keys. By default none.
         split: How much goes where, such as `{"train": 0.9, "val": 0.1}`: a dataset for each below
             the destination, divided by key as `ShardDataset.split` does. By default one dataset.
-            Tars are read, remote ones fetched, once for each split; graphs of an iterable are asked
-            for once for the keys and once for each split, so it must be one that begins anew each
-            time, such as a list.
+            Tars, MDS and Parquet are read, remote ones fetched, once for each split; graphs of an
+            iterable are asked for once for the keys and once for each split, so it must be one that
+            begins anew each time, such as a list.
         on_error: "raise" ends at the first input that can't be packed (the default), "skip" leaves
             it out, counts and lists it.
         overwrite: Replace the dataset that lies there; by default the destination must be empty.
@@ -52,9 +52,11 @@ class PackOptions(Execution, total=False):
             on it.
         executor: Use this `concurrent.futures` executor instead; `workers` is then how many chunks
             of inputs it does at a time, where it does not tell itself. Of one that is not on this
-            machine the processes must see the source's files under the same paths.
+            machine the processes must see the source's files under the same paths, and the
+            temporary folder, where the rows of Parquet lie, and copies of tars and MDS that are
+            remote or compressed.
         start_method: Of those processes: fork, spawn or forkserver; by default the platform's.
-        storage_options: For fsspec, to reach the destination, and tars.
+        storage_options: For fsspec, to reach the destination, and tars, MDS or Parquet.
         progress: Called with inputs done, inputs in all if that is known, and bytes done.
     """
 

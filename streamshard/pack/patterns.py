@@ -1,4 +1,4 @@
-"""Tars that others wrote: which ones a pattern names, and where their samples lie."""
+"""Tars and other files that others wrote: which ones a pattern names; where samples lie in tars."""
 
 from __future__ import annotations
 
@@ -19,19 +19,19 @@ READ_ONCE = (".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz")  # after unpackin
 
 
 def split_pattern(pattern: str, endings: tuple[str, ...] = PLAIN) -> tuple[str, str]:
-    """The folder of a pattern of tars, and what is left for its files.
+    """The folder of a pattern of files with some ending, and what is left for their names.
 
     >>> split_pattern("data/train-{000..009}.tar"), split_pattern("data/")
     (('data', 'train-{000..009}.tar'), ('data', '*.tar'))
     """
     folder, _, names = pattern.rpartition("/")
     if not pattern.endswith(endings) and not _has_wildcard(names):
-        return pattern.rstrip("/") or pattern, "*.tar"
+        return pattern.rstrip("/") or pattern, f"*{endings[0]}"
     return folder or ("/" if pattern.startswith("/") else "."), names
 
 
-def expand_names(store: Store, names: str) -> list[str]:
-    """The tars that a pattern stands for: all of a brace pattern, what is there of a wildcard.
+def expand_names(store: Store, names: str, kind: str = PLAIN[0]) -> list[str]:
+    """The files that a pattern stands for: all of a brace pattern, what is there of a wildcard.
 
     Raises:
         PackError: There is none of some name.
@@ -45,7 +45,7 @@ def expand_names(store: Store, names: str) -> list[str]:
         else:  # a store may know a file that it does not list, as plain web servers do
             hits = [name] if name in there or store.exists(name) else []
         if not hits:
-            raise PackError(f"{store.where}/{name}: no such tar")
+            raise PackError(f"{store.where}/{name}: no such {kind[1:]}")
         found += hits
     return found
 
@@ -75,12 +75,15 @@ def braces(pattern: str, where: str) -> list[str]:
         raise UsageError(f"{where}: unbalanced braces") from None
 
 
-def expand_tars(pattern: str, options: Mapping[str, Any] | None) -> list[str]:
-    """The paths or URLs of the tars that a pattern names, compressed ones too.
+def expand(
+    pattern: str, options: Mapping[str, Any] | None, endings: tuple[str, ...] = READ_ONCE
+) -> list[str]:
+    """The paths or URLs of the files that a pattern names.
 
     Args:
-        pattern: A folder; or one tar, or several by braces, also in folders, and wildcards.
+        pattern: A folder; or one file, or several by braces, also in folders, and wildcards.
         options: For fsspec.
+        endings: Of the files.
 
     Raises:
         PackError: There is none.
@@ -88,15 +91,15 @@ def expand_tars(pattern: str, options: Mapping[str, Any] | None) -> list[str]:
         StoreError: A folder can't be listed.
     """
     found: list[str] = []
-    folders, names = split_pattern(pattern, READ_ONCE)
+    folders, names = split_pattern(pattern, endings)
     for folder in braces(folders, redact(pattern)):
         store = open_store(folder, options)
-        if pattern.endswith((*READ_ONCE, names)):
-            here = expand_names(store, names)
+        if pattern.endswith((*endings, names)):
+            here = expand_names(store, names, endings[0])
         else:
-            here = [name for name in store.list() if name.endswith(READ_ONCE)]
+            here = [name for name in store.list() if name.endswith(endings)]
         if not here:
-            raise PackError(f"{store.where}: no tar there")
+            raise PackError(f"{store.where}: no {endings[0][1:]} there")
         found += [f"{folder.rstrip('/')}/{name}" for name in here]
     return found
 

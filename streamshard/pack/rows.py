@@ -9,14 +9,14 @@ import tempfile
 import weakref
 import zlib
 from array import array
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator
 from io import BufferedIOBase
 from pathlib import Path, PurePosixPath
-from typing import IO, Any, NamedTuple, cast
+from typing import IO, Any, BinaryIO, NamedTuple, cast
 
 from streamshard.errors import PackError
 from streamshard.pack.files import Files, Stamp, check_unchanged, stamp_of, stamp_of_bytes
-from streamshard.store.base import HAS_SCHEME, full_disk_named, redact, translated
+from streamshard.store.base import HAS_SCHEME, Store, full_disk_named, redact, translated
 from streamshard.store.filesystem import open_store
 
 
@@ -73,18 +73,37 @@ class LocalFile:
             weakref.finalize(self, _unlink, path, os.getpid())
 
 
+def temporary_file(name: str, write: Callable[[BinaryIO], None]) -> LocalFile:
+    """A temporary local file; an error while it is written leaves none.
+
+    Args:
+        name: What it is called in errors.
+        write: Gives it its bytes.
+
+    Raises:
+        StoreError: It can't be written.
+    """
+    with contextlib.ExitStack() as undo:
+        handle, path = tempfile.mkstemp(prefix="streamshard-")
+        undo.callback(os.unlink, path)
+        with full_disk_named(path), open(handle, "wb") as file:
+            write(file)
+        undo.pop_all()
+        return LocalFile(name, path, temporary=True)
+
+
 def _unlink(path: str, made_in: int) -> None:
     """Remove a temporary file, but not from a fork of the process that made it."""
     if os.getpid() == made_in:
         os.unlink(path)
 
 
-def local_file(url: str, options: Mapping[str, Any] | None = None) -> LocalFile:
+def local_file(url: str, connect: Callable[[str], Store] = open_store) -> LocalFile:
     """A file, or where it is remote or compressed, a temporary local copy, unpacked.
 
     Args:
         url: A path or URL.
-        options: For fsspec.
+        connect: Gives the store of a folder; to connect anew for each of many files takes long.
 
     Raises:
         StoreError: It can't be read.
@@ -92,7 +111,7 @@ def local_file(url: str, options: Mapping[str, Any] | None = None) -> LocalFile:
     """
     name = redact(url)
     if is_compressed(name) or (HAS_SCHEME.match(url) and not url.startswith("file://")):
-        return LocalFile(name, _copy(url, name, options), temporary=True)
+        return temporary_file(name, lambda file: _copy(url, name, connect, file))
     path = str(Path(url.removeprefix("file://")).expanduser())
     return LocalFile(name, path, temporary=False)
 
@@ -147,6 +166,16 @@ class RowFile:
         return Files.of([self.name], [self._listed])
 
 
+def folder_of(url: str) -> tuple[str, str]:
+    """The folder of a path or URL, and the name there.
+
+    >>> folder_of("s3://bucket/a.csv"), folder_of("a.csv"), folder_of("/a.csv")
+    (('s3://bucket', 'a.csv'), ('.', 'a.csv'), ('/', 'a.csv'))
+    """
+    folder, slash, name = url.rpartition("/")
+    return folder or slash or ".", name
+
+
 def is_compressed(name: str) -> bool:
     """Whether fsspec takes the last suffix of a name for a compression."""
     return _compression(name) is not None
@@ -170,17 +199,11 @@ def _compression(name: str) -> str | None:
     return cast("str | None", infer_compression(name))
 
 
-def _copy(url: str, name: str, options: Mapping[str, Any] | None) -> str:
-    """The path of a local copy of a file, unpacked."""
-    folder, _, last = url.rpartition("/")
-    store = open_store(folder or ("/" if url.startswith("/") else "."), options)
-    with store.stream(last) as source, contextlib.ExitStack() as undo:
-        handle, path = tempfile.mkstemp(prefix="streamshard-")
-        undo.callback(os.unlink, path)
-        with full_disk_named(path), open(handle, "wb") as target, _whole(name):
-            shutil.copyfileobj(_unpacked(source, name), target)
-        undo.pop_all()
-        return path
+def _copy(url: str, name: str, connect: Callable[[str], Store], target: BinaryIO) -> None:
+    """Write what a file holds, unpacked, to another."""
+    folder, last = folder_of(url)
+    with connect(folder).stream(last) as source, _whole(name):
+        shutil.copyfileobj(_unpacked(source, name), target)
 
 
 def _unpacked(file: BufferedIOBase, name: str) -> IO[Any]:

@@ -23,7 +23,7 @@ from streamshard.pack.image_loader import (
     check_formats,
     check_keys,
     is_image,
-    key_of_path,
+    key_in_table,
     part_of_image,
 )
 from streamshard.pack.job import Summary
@@ -37,7 +37,7 @@ from streamshard.pack.lines import (
     parse_object,
 )
 from streamshard.pack.options import PackOptions, check_names, reachable
-from streamshard.pack.parquet import as_jsonl
+from streamshard.pack.parquet_table import as_jsonl
 from streamshard.pack.rows import Row, RowFile, kind_of
 from streamshard.pack.sources import Sample, pack_order
 from streamshard.store.base import HAS_SCHEME, redact
@@ -124,7 +124,7 @@ class Table:
         """Take note of a row unless its path is left out."""
         path = None if cells is None else cells.get(self._image)
         if isinstance(path, str) and path:
-            if not self._globs.accept(path, _key(path)):
+            if not self._globs.accept(path, key_in_table(path)):
                 return False
             if is_image(path):
                 self._first.setdefault(part_of_image(path), path)
@@ -281,18 +281,12 @@ class _LoadRow:
 
     def key(self, number: int, cells: Cells) -> str:
         """The key of a row."""
-        return f"{number:0{self.width}d}" if self.width else _key(cells[self.image])
+        return f"{number:0{self.width}d}" if self.width else key_in_table(cells[self.image])
 
     def _find(self, path: str) -> str:
         return (
             path if HAS_SCHEME.match(path) or not self.folder else posixpath.join(self.folder, path)
         )
-
-
-def _key(path: str) -> str:
-    """The key of a path as a table has it, without what leads to the root or stays where it is."""
-    place = redact(path).partition("://")[2] if HAS_SCHEME.match(path) else path
-    return key_of_path(posixpath.normpath(place).lstrip("/"))
 
 
 def pack_table(

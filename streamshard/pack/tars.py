@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -11,36 +12,39 @@ from typing import Any, NamedTuple, Unpack
 
 from streamshard.codec.base import Codec
 from streamshard.codec.registry import IMAGE_SUFFIXES, part_of
-from streamshard.errors import SampleError
+from streamshard.errors import DamagedError, PackError, SampleError
 from streamshard.pack.choose import Globs, globbed
 from streamshard.pack.deliver import deliver
 from streamshard.pack.encode import KEY, check_key, escape_key
 from streamshard.pack.files import Files, absolute, stamp_of
-from streamshard.pack.image_loader import ImageFormat, Reencode
+from streamshard.pack.image_loader import ImageFormat, Keys, Reencode, check_keys
 from streamshard.pack.job import Summary
 from streamshard.pack.options import PackOptions, check_names, reachable
-from streamshard.pack.patterns import READ_ONCE, expand_tars, samples_of, split_pattern
+from streamshard.pack.patterns import READ_ONCE, expand, samples_of, split_pattern
 from streamshard.pack.rows import LocalFile, local_file
-from streamshard.pack.sources import Sample, pack_order
+from streamshard.pack.sources import Sample
+from streamshard.pack.windows import mixed, windows
 from streamshard.shard.manifest import HEAD, read_manifest
-from streamshard.store.base import translated
+from streamshard.store.base import redact, translated
 from streamshard.store.filesystem import open_store
-
-WINDOW = 4  # tars whose samples are mixed, as many shards as a stream mixes by default
 
 
 class TarInput(NamedTuple):
     """One sample of a tar: where its parts lie. While it lives, a temporary copy of the tar does.
 
     Attributes:
-        key: Its key.
+        key: What it is packed under.
+        name: What it is called in the tar.
         tar: The tar.
         members: Suffix, offset and bytes of each part.
+        problem: Why there is no sample, if so.
     """
 
     key: str
+    name: str
     tar: LocalFile
     members: tuple[tuple[str, int, int], ...]
+    problem: str | None = None
 
 
 class Tars:
@@ -57,6 +61,7 @@ class Tars:
         self,
         pattern: str,
         *,
+        keys: Keys,
         seed: int | None,
         reencode: Reencode,
         options: Mapping[str, Any] | None,
@@ -64,7 +69,8 @@ class Tars:
         """Find the tars; none is opened yet.
 
         Args:
-            pattern: See `expand_tars`.
+            pattern: See `expand`.
+            keys: See `pack_tars`.
             seed: Of the order in which samples are packed; None keeps that of the names and tars.
             reencode: What becomes of images.
             options: For fsspec.
@@ -75,7 +81,10 @@ class Tars:
         """
         self.codecs: Mapping[str, Codec] = {}
         self.notes: list[str] = []
-        self._tars, self._seed, self._options = expand_tars(pattern, options), seed, options
+        self._tars, self._seed, self._keys = expand(pattern, options), seed, keys
+        self._connect = functools.lru_cache(maxsize=4)(
+            functools.partial(open_store, options=options)
+        )
         self.classes = _classes(pattern, options)
         self.load = _LoadSample(reencode)
         self._files = Files.of(
@@ -84,33 +93,33 @@ class Tars:
         )
 
     def inputs(self) -> Iterator[TarInput]:
-        """See `Source`.
-
-        Tars are taken in random order, `WINDOW` at a time, and the samples of these in random
-        order; so no more than the places of a few tars' samples are in memory, and no more than a
-        few tars have temporary copies. How many samples there are only reading them tells.
-        """
-        order = pack_order(len(self._tars), self._seed)
+        """See `Source`; how many samples there are only reading the tars tells."""
         escaped = 0
-        for begin in range(0, len(order), WINDOW):
-            window = [self._tars[number] for number in order[begin : begin + WINDOW]]
-            found = [given for url in window for given in self._samples(url)]
-            escaped += sum(not given.key.endswith(_kept(given.key)) for given in found)
-            seed = None if self._seed is None else self._seed + begin
-            for number in pack_order(len(found), seed):
-                yield found[number]
+        for numbers, seed in windows(len(self._tars), self._seed):
+            window = [list(self._samples(number)) for number in numbers]
+            escaped += sum(_is_escaped(given) for tar in window for given in tar)
+            yield from mixed(window, seed)
         note = f"{escaped} keys had characters that were escaped as %XX"
-        if escaped and note not in self.notes:
+        if escaped and self._keys == "path" and note not in self.notes:
             self.notes.append(note)
 
-    def _samples(self, url: str) -> Iterator[TarInput]:
-        tar = local_file(url, self._options)
-        with translated(tar.name), open(tar.path, "rb") as file:
-            size = file.seek(0, os.SEEK_END)
-            members = samples_of(file, size, tar.name)
-            for key, parts in groupby(members, key=lambda found: found[0]):
-                places = tuple((suffix, at.offset, at.size) for _, suffix, at in parts)
-                yield TarInput(key, tar, places)
+    def _samples(self, number: int) -> Iterator[TarInput]:
+        """The samples of a tar; where it is damaged, those before, and one that tells it."""
+        url = self._tars[number]
+        tar, whole = LocalFile(redact(url), "", temporary=False), 0
+        try:
+            tar = local_file(url, self._connect)
+            for name, places in _places(tar):
+                yield TarInput(self._key(name, number, whole), name, tar, places)
+                whole += 1
+        except (DamagedError, PackError) as error:
+            problem = f"{error}; what comes behind its first {whole} samples is lost"
+            yield TarInput("", "", tar, (), problem)
+
+    def _key(self, name: str, tar: int, row: int) -> str:
+        if self._keys == "path":
+            return _kept(name)
+        return f"{tar:0{max(6, len(str(len(self._tars) - 1)))}d}-{row:06d}"
 
     def files(self) -> Files:
         """See `Listed`; a remote tar has a name only."""
@@ -119,7 +128,7 @@ class Tars:
     @staticmethod
     def key(given: TarInput) -> str:
         """See `KeyedSource`."""
-        return _kept(given.key)
+        return given.key
 
     @staticmethod
     def place(given: TarInput) -> str:
@@ -130,6 +139,19 @@ class Tars:
     def portable(self) -> bool:
         """See `Source`: only decoding and encoding is worth another process."""
         return self.load.reencode.transforms
+
+
+def _places(tar: LocalFile) -> Iterator[tuple[str, tuple[tuple[str, int, int], ...]]]:
+    """What each sample of a tar is called, and where its parts lie."""
+    with translated(tar.name), open(tar.path, "rb") as file:
+        size = file.seek(0, os.SEEK_END)
+        members = samples_of(file, size, tar.name)
+        for name, parts in groupby(members, key=lambda found: found[0]):
+            yield name, tuple((suffix, at.offset, at.size) for _, suffix, at in parts)
+
+
+def _is_escaped(given: TarInput) -> bool:
+    return not given.name.endswith(given.key)
 
 
 def _kept(key: str) -> str:
@@ -165,15 +187,17 @@ class _LoadSample:
         """The sample, its parts as the tar has them but for images that are encoded anew.
 
         Raises:
-            SampleError: The tar can't be read any more, or an image is not whole.
+            SampleError: The tar is damaged or can't be read any more, or an image is not whole.
         """
-        sample: Sample = {KEY: _kept(given.key)}
+        if given.problem is not None:
+            raise SampleError(given.problem)
+        sample: Sample = {KEY: given.key}
         for suffix, data in self._read(given):
             try:
                 sample |= self._part(suffix, data)
             except ValueError as error:
                 raise SampleError(
-                    f"{given.tar.name}: key {given.key}, part {suffix}: {error}"
+                    f"{given.tar.name}: key {given.name}, part {suffix}: {error}"
                 ) from None
         return sample
 
@@ -206,6 +230,7 @@ def pack_tars(
     quality: int = 90,
     shuffle: bool = True,
     seed: int = 0,
+    keys: Keys = "path",
     include: Sequence[str] = (),
     exclude: Sequence[str] = (),
     **options: Unpack[PackOptions],
@@ -229,6 +254,8 @@ def pack_tars(
         shuffle: Pack in random order: that of the tars, and of the samples of four of them at a
             time. Else tars come in the order of their names, or of the pattern.
         seed: Of that order.
+        keys: "path", as they are, or "number", that of the tar and that of the sample in it, such
+            as 000012-000345.
         include: Patterns (`*` matches slashes too) of keys; by default all.
         exclude: Patterns of keys that are left out.
         **options: Those of every pack: `map`, `split`, `on_error`, `overwrite`, `resume`, `workers`
@@ -239,15 +266,18 @@ def pack_tars(
 
     Raises:
         PackError: There is no such tar.
-        DamagedError: A tar is damaged, or a key comes back later in it.
-        SampleError: A sample can't be packed, and `on_error` is "raise"; its tar is named.
+        SampleError: A sample can't be packed, a tar is damaged, or a key comes back later in it,
+            and `on_error` is "raise"; the tar is named. With "skip" the samples before the damage
+            are packed, but for one that may not be whole.
         UsageError: The destination is not empty, or an argument breaks its rule.
         StoreError: A tar can't be read.
     """
     check_names(options)
+    check_keys(keys)
     reencode = Reencode(format, resize, max_side, quality)
     source = Tars(
         reachable(os.fspath(pattern), options),
+        keys=keys,
         seed=seed if shuffle else None,
         reencode=reencode,
         options=options.get("storage_options"),
@@ -260,6 +290,7 @@ def pack_tars(
             "source": absolute(os.fspath(pattern)),
             **dataclasses.asdict(reencode),
             "seed": seed if shuffle else None,
+            "keys": keys,
             "include": list(include),
             "exclude": list(exclude),
         },

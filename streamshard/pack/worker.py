@@ -19,7 +19,11 @@ def context_of(start_method: str | None) -> BaseContext:
 
 
 def begin_worker() -> None:
-    """Use one thread, and end when the process that packs does, however that ends."""
+    """Use one thread, and end when the process that packs does, however that ends.
+
+    One, since the workers are the parallelism, and a forked process must not enter the thread pool
+    that its parent has used.
+    """
     torch.set_num_threads(1)
     threading.Thread(target=_end_with_parent, daemon=True).start()
 

@@ -99,7 +99,7 @@ _BLANK_SUM = sum(_blank())
 _BLANK = _blank()[:154] + b"\0 " + _blank()[156:]
 
 
-def check_header(block: bytes, name: str, size: int) -> str | None:
+def check_header(block: bytes | bytearray, name: str, size: int) -> str | None:
     """Say how the header block in front of a member's data differs from what the index tells.
 
     Returns None where it agrees. A name too long for the name field stands in an extension before

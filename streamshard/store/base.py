@@ -8,7 +8,7 @@ from __future__ import annotations
 import contextlib
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from io import BufferedIOBase
 from typing import BinaryIO, Protocol
 
@@ -16,6 +16,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from streamshard.errors import NotFoundError, StoreError
+
+Writable = bytearray | memoryview
 
 HAS_SCHEME = re.compile(r"^[A-Za-z][A-Za-z0-9+.-]*://")
 
@@ -51,6 +53,9 @@ class File(Protocol):
     def read(self, offset: int, length: int) -> bytes:
         """Exactly these bytes, or an error."""
 
+    def read_into(self, offset: int, buffers: Sequence[Writable]) -> None:
+        """Fill buffers, one after another, with the bytes from there on; or an error."""
+
     def map(self) -> NDArray[np.uint8] | None:
         """The whole file as a memory map, (bytes,) uint8, or None where there is no such thing."""
 
@@ -82,7 +87,7 @@ class Store(Protocol):
         """Write a file that appears whole, when the context is left without an error, or not."""
 
     def remove(self, name: str) -> None:
-        """Remove a file."""
+        """Remove a file; an object store may be silent where there is none."""
 
 
 @contextlib.contextmanager
@@ -110,6 +115,14 @@ def check_range(offset: int, length: int, where: str) -> None:
     """
     if offset < 0 or length < 0:
         raise StoreError(f"{where}: {length} bytes wanted at offset {offset}")
+
+
+def scatter(data: bytes, buffers: Sequence[Writable]) -> None:
+    """Fill buffers, one after another."""
+    begin = 0
+    for buffer in buffers:
+        buffer[:] = data[begin : begin + len(buffer)]
+        begin += len(buffer)
 
 
 @contextlib.contextmanager

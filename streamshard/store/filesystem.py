@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from io import BufferedIOBase
 from typing import Any, BinaryIO, cast
 from urllib.parse import urlsplit
@@ -17,9 +17,11 @@ from streamshard.errors import StoreError, StreamshardError, UsageError
 from streamshard.store.base import (
     HAS_SCHEME,
     Store,
+    Writable,
     check_range,
     full_disk_named,
     redact,
+    scatter,
     translated,
 )
 from streamshard.store.local import LocalStore
@@ -69,12 +71,17 @@ def _remote(where: str) -> Iterator[None]:
     except StreamshardError:
         raise
     except ImportError as error:
-        raise StoreError(f"{where}: {error}") from None
+        raise StoreError(f"{where}: {error}{_remedy(where)}") from None
     except ValueError:
         raise StoreError(f"{where}: not understood by its file system (ValueError)") from None
     except Exception as error:
         status = getattr(error, "status", "")
         raise StoreError(f"{where}: {type(error).__name__} {status}".rstrip()) from None
+
+
+def _remedy(where: str) -> str:
+    is_s3 = where.partition("://")[0] in ("s3", "s3a")
+    return ": pip install 'streamshard[s3]'" if is_s3 else ""
 
 
 class RemoteStore:
@@ -218,6 +225,13 @@ class RemoteFile:
     def read(self, offset: int, length: int) -> bytes:
         """See `File`."""
         check_range(offset, length, self._where)
+        if offset + length > self.size:
+            raise StoreError(
+                f"{self._where}: {length} bytes wanted at offset {offset}, "
+                f"{max(0, self.size - offset)} there"
+            )
+        if not length:  # no range of HTTP is empty
+            return b""
         with _remote(self._where):
             # Asked of the store each time: after a fork, this process has a connection of its own.
             fs = self._store.connect()
@@ -227,6 +241,10 @@ class RemoteFile:
                 f"{self._where}: {length} bytes wanted at offset {offset}, {len(data)} came"
             )
         return data
+
+    def read_into(self, offset: int, buffers: Sequence[Writable]) -> None:
+        """See `File`."""
+        scatter(self.read(offset, sum(map(len, buffers))), buffers)
 
     def map(self) -> None:
         """See `File`: there is no such thing."""

@@ -7,7 +7,7 @@ import io
 import mmap
 import os
 import stat
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from io import BufferedIOBase
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from streamshard.errors import StoreError
-from streamshard.store.base import check_range, full_disk_named, translated
+from streamshard.store.base import Writable, check_range, full_disk_named, scatter, translated
 
 _STRIDE = 8 << 20  # bytes of a file whose write to the disk begins together
 
@@ -141,6 +141,15 @@ class LocalFile:
                     )
                 data += more
         return data
+
+    def read_into(self, offset: int, buffers: Sequence[Writable]) -> None:
+        """See `File`."""
+        length = sum(map(len, buffers))
+        check_range(offset, length, self._where)
+        with translated(self._where):
+            if os.preadv(self._fd, buffers, offset) == length:
+                return
+        scatter(self.read(offset, length), buffers)  # the rest, or an error
 
     def map(self) -> NDArray[np.uint8]:
         """See `File`."""

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
-import torch
 
 from streamshard.errors import DamagedError, SampleError, UsageError
 from streamshard.plan.order import Ints, Places, sample_seeds
@@ -19,11 +19,13 @@ from streamshard.stream.on_device import encoded_parts
 from streamshard.stream.parts import PartReader, Place, generators_kept, named
 from streamshard.stream.readers import Called, part_reader
 from streamshard.stream.source import Source, refuse_other_classes
+from streamshard.stream.threads import Each
 
 KEY, MASK, SOURCE = "__key__", "__mask__", "__source__"
 
 Parts = str | tuple[str, ...] | None
 OnError = Literal["raise", "skip"]
+Fetched = dict[str, Any] | SampleError | DamagedError  # of a sample, by part, or what is wrong
 
 
 @dataclass(frozen=True)
@@ -41,6 +43,24 @@ class Rows:
     positions: Ints
     real: int
     epoch: int
+
+
+class Begun(NamedTuple):
+    """A batch whose samples are being fetched.
+
+    Attributes:
+        rows: What it is made of.
+        at_once: By part, what was collected of all samples at once.
+        readers: Of the parts that are read sample by sample.
+        places: Where the samples lie, for these parts.
+        fetched: The samples, in their order.
+    """
+
+    rows: Rows
+    at_once: dict[str, Any]
+    readers: Mapping[str, PartReader]
+    places: Sequence[Place]
+    fetched: Iterator[Fetched]
 
 
 class _Read(NamedTuple):
@@ -62,6 +82,8 @@ class Assembler:
 
     Attributes:
         encoded: By part, what decodes those that only the receiver of a block decodes.
+        is_foreign: Whether code of others runs, which may draw from the global generators: they are
+            seeded for each sample, and put back after a batch.
     """
 
     def __init__(
@@ -102,18 +124,31 @@ class Assembler:
         self._transforms = [Function(source.transform or dict) for source in sources]
         self._is_transformed = any(source.transform is not None for source in sources)
         self._outputs: dict[str, Inferred] = {}  # of the transform
-        # Code of others draws from global generators: seeded per sample, and put back after.
-        self._is_foreign = self._is_transformed or any(
+        self.is_foreign = self._is_transformed or any(
             isinstance(reader, Called) for each in readers for reader in each.values()
         )
 
-    def make(
-        self, rows: Rows, allocate: Allocate, *, with_mask: bool, probes: Iterable[Rows]
+    def begin(self, rows: Rows, each: Each) -> Begun:
+        """Fetch the samples of one step: at once where a part can be had so, else one by one.
+
+        Args:
+            rows: What it is made of; nothing, for a rank without a share.
+            each: Does it, here or in other threads.
+        """
+        return self._begun(rows, each, self._gathered(rows.where))
+
+    def _begun(self, rows: Rows, each: Each, at_once: dict[str, Any]) -> Begun:
+        readers = {name: part for name, part in self._readers.items() if name not in at_once}
+        places = self._places(rows) if readers else []
+        return Begun(rows, at_once, readers, places, each(partial(_fetched, readers), places))
+
+    def finish(
+        self, begun: Begun, allocate: Allocate, *, with_mask: bool, probes: Iterable[Rows]
     ) -> Block:
         """The block of one step.
 
         Args:
-            rows: What it is made of; nothing, for a rank without a share.
+            begun: Its samples.
             allocate: Gives the memory.
             with_mask: Add `"__mask__"`, (samples,) bool, true for what is not a repeat.
             probes: Other rows of the dataset, to learn from them what a batch without samples
@@ -123,21 +158,29 @@ class Assembler:
             SampleError: A sample can't be decoded, and `on_error` is "raise".
             DamagedError: Bytes are not those that were packed, likewise.
         """
-        read = self._read(rows)
-        if not read.kept and self._is_foreign:
-            any(self._read(probe).kept for probe in probes)  # up to the first that can be read
-        return self._lay_out(rows, read, allocate, with_mask)
+        read = self._read(begun)
+        if not read.kept and self.is_foreign:
+            probed = (self._read(self.begin(probe, map)) for probe in probes)
+            any(probe.kept for probe in probed)  # up to the first that can be read
+        try:
+            return self._lay_out(begun.rows, read, allocate, with_mask)
+        except DamagedError:
+            if not begun.at_once:
+                raise
+        # Of bytes that were to be read straight into the block: read one by one, each sample is
+        # found damaged, or not, by itself.
+        read = self._read(self._begun(begun.rows, map, {}))
+        return self._lay_out(begun.rows, read, allocate, with_mask)
 
-    def _read(self, rows: Rows) -> _Read:
-        """Read a batch: all samples at once where a part can be had so, else one by one."""
-        at_once = self._gathered(rows.where)
-        singly = {name: part for name, part in self._readers.items() if name not in at_once}
-        if not singly:
+    def _read(self, begun: Begun) -> _Read:
+        """What the columns of a batch are made of."""
+        rows, at_once = begun.rows, begun.at_once
+        if not begun.readers:
             return _Read(at_once, range(len(rows.positions)), [])
-        samples, kept, skipped = self._one_by_one(rows, singly)
+        samples, kept, skipped = self._one_by_one(begun)
         if skipped and at_once:
             at_once = self._gathered(Places(*(column[kept] for column in rows.where)))
-        names = self._outputs if self._is_transformed else singly
+        names = self._outputs if self._is_transformed else begun.readers
         columns = {name: [sample[name] for sample in samples] for name in names}
         return _Read(at_once | columns, kept, skipped)
 
@@ -151,21 +194,21 @@ class Assembler:
             return {}  # read one by one, each is found damaged, or not, by itself
         return {name: values for name, values in found.items() if values is not None}
 
-    def _one_by_one(
-        self, rows: Rows, readers: Mapping[str, PartReader]
-    ) -> tuple[list[dict[str, Any]], list[int], list[str]]:
+    def _places(self, rows: Rows) -> list[Place]:
+        """Where the samples lie, each with the seed of its augmentations."""
+        seeds = sample_seeds(self._seed, rows.epoch, rows.positions)
+        columns = (column.tolist() for column in (*rows.where, seeds))
+        return list(map(Place._make, zip(*columns, strict=True)))
+
+    def _one_by_one(self, begun: Begun) -> tuple[list[dict[str, Any]], list[int], list[str]]:
         """What is to be collected of each sample, which rows that is, and what was skipped."""
         samples, kept, skipped = [], [], []
-        seeds = sample_seeds(self._seed, rows.epoch, rows.positions).tolist()
-        sources, shards, numbers = (column.tolist() for column in rows.where)
-        places = zip(sources, shards, numbers, seeds, strict=True)
-        # Not kept in self: pickled for a spawned worker, its state would be a tensor that is gone
-        # before the worker opens it.
-        generator = torch.Generator()
-        with generators_kept(self._is_foreign):
-            for number, place in enumerate(places):
+        with generators_kept(self.is_foreign):
+            for number, fetched in enumerate(begun.fetched):
                 try:
-                    samples.append(self._sample(Place(*place, generator), readers))
+                    if isinstance(fetched, Exception):
+                        raise fetched
+                    samples.append(self._sample(begun.places[number], fetched, begun.readers))
                     kept.append(number)
                 except (SampleError, DamagedError) as error:
                     if self._on_error == "raise":
@@ -173,11 +216,13 @@ class Assembler:
                     skipped.append(str(error))
         return samples, kept, skipped
 
-    def _sample(self, place: Place, readers: Mapping[str, PartReader]) -> dict[str, Any]:
+    def _sample(
+        self, place: Place, fetched: Mapping[str, Any], readers: Mapping[str, PartReader]
+    ) -> dict[str, Any]:
         if not self._is_transformed:
-            return {part: reader.read(place) for part, reader in readers.items()}
+            return {part: readers[part].collect(place, value) for part, value in fetched.items()}
         sample: dict[str, Any] = {KEY: self._key(place.source, place.shard, place.row)}
-        sample |= {part: reader.value(place) for part, reader in self._readers.items()}
+        sample |= {part: readers[part].value(place, value) for part, value in fetched.items()}
         where = f"{self._sources[place.source].where}: key {sample[KEY]}"
         with named(where):
             result = dict(self._transforms[place.source](sample, place.transformed()))
@@ -209,6 +254,14 @@ class Assembler:
 
     def _key(self, source: int, shard: int, row: int) -> str:
         return self._sources[source].shards.index(shard).keys[row]
+
+
+def _fetched(readers: Mapping[str, PartReader], place: Place) -> Fetched:
+    """One sample, in any thread."""
+    try:
+        return {part: reader.fetch(place) for part, reader in readers.items()}
+    except (SampleError, DamagedError) as error:
+        return error
 
 
 def _asked(sources: Sequence[Source], parts: Parts, special: set[str]) -> tuple[str, ...]:

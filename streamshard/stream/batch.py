@@ -197,15 +197,13 @@ def _value(block: Block, column: Column, memory: torch.Tensor | None) -> Any:
         return graph_batch(block, column, memory)
     if column.kind == ENCODED:
         return None  # decoded by whoever knows how, and put in
+    if column.kind == "bytes":
+        return block.strings(column)
     data = block.view(column.entries[0]).numpy().tobytes()
     if column.kind in ("object", "one"):
         value = pickle.loads(data)  # made by our own worker, never read from a dataset
         is_here = column.kind == "object" or memory is None
         return value if is_here else value.to(memory.device)  # type: ignore[union-attr]
     ends = block.view(column.entries[1]).tolist()
-    values = [data[a:b] for a, b in zip([0, *ends], ends, strict=False)]
-    return (
-        [value.decode("utf-8", "surrogateescape") for value in values]
-        if column.kind == "text"
-        else values
-    )
+    values = (data[a:b] for a, b in zip([0, *ends], ends, strict=False))
+    return [value.decode("utf-8", "surrogateescape") for value in values]

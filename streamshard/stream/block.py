@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 import pickle
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -25,6 +25,7 @@ ENCODED = "encoded"  # a kind whose first entry is decoded from where it lies
 
 Buffer = bytes | memoryview | NDArray[Any]
 Allocate = Callable[[int], torch.Tensor]
+Fill = Callable[[NDArray[np.uint8]], None]
 
 
 class Entry(NamedTuple):
@@ -82,6 +83,7 @@ class Layout:
             what is read once on arrival.
         host: Byte from which on lies what stays on the host, wherever the batch goes: text, and
             the tables by which a batch is taken apart. No part is a tensor there.
+        strings: Byte from which on lie the values of `bytes` parts, which may be large.
         entries: The tensors.
         columns: The parts of the batch.
         parts: What the user asked for: None for a dict, a name for the value alone, or a tuple.
@@ -91,6 +93,7 @@ class Layout:
     nbytes: int
     moving: int
     host: int
+    strings: int
     entries: tuple[Entry, ...]
     columns: tuple[Column, ...]
     parts: str | tuple[str, ...] | None
@@ -106,6 +109,7 @@ class _Piece:
     shape: tuple[int, ...]
     buffers: Iterable[Buffer]
     add: NDArray[np.int64] | None = None
+    fill: Fill | None = None  # in place of buffers
 
     @property
     def nbytes(self) -> int:
@@ -113,6 +117,9 @@ class _Piece:
 
     def write(self, out: NDArray[np.uint8]) -> None:
         """Fill this entry's bytes of the block."""
+        if self.fill is not None:
+            self.fill(out)
+            return
         buffers = list(self.buffers)
         if len(buffers) > 1 and len(out) < 4096 * len(buffers):
             buffers = [b"".join(buffers)]  # one copy more, but no Python for every small one
@@ -196,6 +203,13 @@ class BlockBuilder:
         data = self.piece(name, torch.uint8, (int(ends[-1]) if len(ends) else 0,), values)
         return [data, self.array(f"{name}/ends", ends)]
 
+    def filled_strings(self, name: str, sizes: NDArray[np.int64], fill: Fill) -> None:
+        """Add a part that is a list of `bytes`, of these sizes, which fill their own place."""
+        ends = np.cumsum(sizes, dtype=np.int64)
+        data = self.piece(name, torch.uint8, (int(ends[-1]) if len(ends) else 0,), [])
+        self._pieces[data].fill = fill
+        self.column(name, "bytes", [data, self.array(f"{name}/ends", ends)])
+
     def objects(self, name: str, values: Sequence[Any]) -> None:
         """Add a part that is a list of Python objects, pickled here and unpickled by our own."""
         self._pickled(name, "object", list(values))
@@ -217,11 +231,13 @@ class BlockBuilder:
         """Lay out the block, get the memory for it, and write it."""
         first = {number for column in self._columns for number in column.moving}
         second = {number for column in self._columns for number in column.passing}
-        rest = [n for n in range(len(self._pieces)) if n not in first and n not in second]
+        last = {column.entries[0] for column in self._columns if column.kind == "bytes"}
+        rest = [n for n in range(len(self._pieces)) if n not in first | second | last]
         offsets: dict[int, int] = {}
         moving = self._place(offsets, sorted(first), 0)
         host = self._place(offsets, sorted(second), moving)
-        end = self._place(offsets, rest, host)
+        strings = self._place(offsets, rest, host)
+        end = self._place(offsets, sorted(last), strings)
         entries = tuple(
             Entry(piece.name, str(piece.dtype).removeprefix("torch."), piece.shape, offsets[number])
             for number, piece in enumerate(self._pieces)
@@ -231,7 +247,7 @@ class BlockBuilder:
         for piece, entry in zip(self._pieces, entries, strict=True):
             piece.write(out[entry.offset : entry.offset + piece.nbytes])
         columns = tuple(self._columns)
-        return Block(memory, Layout(end, moving, host, entries, columns, parts, skipped))
+        return Block(memory, Layout(end, moving, host, strings, entries, columns, parts, skipped))
 
     def _place(self, offsets: dict[int, int], numbers: Iterable[int], start: int) -> int:
         """Place some entries, one after another; the aligned end of them."""
@@ -256,18 +272,23 @@ class Block:
     """
 
     def __init__(
-        self, memory: torch.Tensor, layout: Layout, host: torch.Tensor | None = None
+        self,
+        memory: torch.Tensor,
+        layout: Layout,
+        host: torch.Tensor | None = None,
+        strings: Mapping[str, Sequence[bytes]] | None = None,
     ) -> None:
         """See the attributes.
 
         Args:
             memory: Of the block.
             layout: Of the block.
-            host: What stays on the host, where it is not to be read in `memory`.
+            host: What stays on the host, where it is not to be read in `memory`, but for
+            strings: The values of `bytes` parts.
         """
         self.memory = memory
         self.layout = layout
-        self._host = host
+        self._host, self._strings = host, strings
 
     @property
     def moving(self) -> torch.Tensor:
@@ -279,17 +300,32 @@ class Block:
 
         What stays on the host is copied. So a copy on a device is all that its batch is made of.
         """
-        return Block(self.memory, self.layout, self.memory[self.layout.host :].clone())
+        return Block(self.memory, self.layout, *self._on_host())
+
+    def _on_host(self) -> tuple[torch.Tensor, Mapping[str, Sequence[bytes]]]:
+        """A copy of what stays on the host."""
+        if self._host is not None and self._strings is not None:
+            return self._host, self._strings
+        columns = (column for column in self.layout.columns if column.kind == "bytes")
+        strings = {column.name: self.strings(column) for column in columns}
+        return self.memory[self.layout.host : self.layout.strings].clone(), strings
 
     def copied(self, memory: torch.Tensor) -> Block:
         """This block in a copy on the host of its memory, or of what of it moves."""
         is_whole = len(memory) == self.layout.nbytes
-        return Block(memory, self.layout, None if is_whole else self._host)
+        return Block(memory, self.layout, *((None, None) if is_whole else self._on_host()))
 
     def left_behind(self) -> Block:
         """What is needed of this block where its batch lies in a copy on a device."""
-        host = self.memory[self.layout.host :].clone() if self._host is None else self._host
-        return Block(torch.empty(0, dtype=torch.uint8), self.layout, host)
+        return Block(torch.empty(0, dtype=torch.uint8), self.layout, *self._on_host())
+
+    def strings(self, column: Column) -> list[bytes]:
+        """The values of a `bytes` part, each copied once."""
+        if self._strings is not None:
+            return list(self._strings[column.name])
+        data, ends = (self.view(number) for number in column.entries)
+        memory, at = memoryview(data.numpy()), ends.tolist()
+        return [memory[a:b].tobytes() for a, b in zip([0, *at], at, strict=False)]
 
     def view(self, number: int, device_memory: torch.Tensor | None = None) -> torch.Tensor:
         """One entry as a tensor of its own on the block's storage, here or on a device.

@@ -7,7 +7,9 @@ that blocks are written to.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+import itertools
+from collections import deque
+from collections.abc import Generator, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -16,10 +18,11 @@ from streamshard.plan.budget import Budget
 from streamshard.plan.cursor import Cursor
 from streamshard.plan.order import OrderRule, Shuffle
 from streamshard.plan.share import Share, Tail, World
-from streamshard.stream.assemble import Assembler
+from streamshard.stream.assemble import Assembler, Begun
 from streamshard.stream.block import Allocate, Block
 from streamshard.stream.schedule import AnyOrder, AnyShare, Schedule
 from streamshard.stream.source import Source
+from streamshard.stream.threads import Each, alone
 
 
 class Plan(Protocol):
@@ -153,8 +156,14 @@ class Course:
         return Schedule(order, self.share(cursor, world), self.sources, cursor.epoch)
 
     def make(
-        self, cursor: Cursor, world: World, numbers: Iterable[int], allocate: Allocate
-    ) -> Iterator[Block]:
+        self,
+        cursor: Cursor,
+        world: World,
+        numbers: Iterable[int],
+        allocate: Allocate,
+        each: Each = map,
+        ahead: int = 0,
+    ) -> Generator[Block, None, None]:
         """The blocks of some steps of the pass that begins at a cursor.
 
         Args:
@@ -162,10 +171,22 @@ class Course:
             world: This rank and the number of ranks.
             numbers: Steps of the pass, in the order in which they are wanted.
             allocate: Gives the memory of each block.
+            each: Reads and decodes samples, here or in other threads.
+            ahead: Steps whose samples are asked for before the step that is due is put together.
         """
         schedule = self.schedule(cursor, world)
-        with_mask = self.tail == "pad"
-        for rows in schedule.rows(numbers):
-            yield self.assembler.make(
-                rows, allocate, with_mask=with_mask, probes=schedule.one_by_one()
-            )
+        rows = schedule.rows(numbers)
+        begun: deque[Begun] = deque()
+        while True:
+            with alone():
+                for one in itertools.islice(rows, ahead + 1 - len(begun)):
+                    begun.append(self.assembler.begin(one, each))
+                if not begun:
+                    return
+                block = self.assembler.finish(
+                    begun.popleft(),
+                    allocate,
+                    with_mask=self.tail == "pad",
+                    probes=schedule.one_by_one(),
+                )
+            yield block

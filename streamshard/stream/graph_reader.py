@@ -28,17 +28,21 @@ class GraphReader:
         self._sources: Sequence[GraphReader] = [self]
         self._layouter = Layouter(part.schema, choice)
 
-    def read(self, place: Place) -> tuple[memoryview, int, int, int]:
-        """The graph's bytes, checked, and where they lie."""
+    def fetch(self, place: Place) -> memoryview:
+        """The graph's bytes, checked."""
         data = self._shards.view(place.shard, place.row, self._name)
         if data is None:
             where = self._shards.at(place.shard, place.row, self._name)
             raise SampleError(f"{where}: the sample lacks it")
-        return data, place.source, place.shard, place.row
+        return data
 
-    def value(self, place: Place) -> Any:
+    def collect(self, place: Place, fetched: memoryview) -> tuple[memoryview, int, int, int]:
+        """The graph's bytes, and where they lie."""
+        return fetched, place.source, place.shard, place.row
+
+    def value(self, place: Place, fetched: memoryview) -> Any:
         """A `Data` of its own, with the chosen fields."""
-        data = bytes(self.read(place)[0])
+        data = bytes(fetched)
         graph = self._shards.decode(place.shard, place.row, self._name, self._part, data)
         return with_fields(graph, self._choice.chosen(self._part.schema))
 

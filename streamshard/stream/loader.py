@@ -12,6 +12,7 @@ import torch
 from streamshard.errors import UsageError
 from streamshard.plan.cursor import Cursor
 from streamshard.plan.share import World
+from streamshard.stream.ahead import ThreadPool
 from streamshard.stream.block import Block, plain_memory
 from streamshard.stream.dataset import ShardDataset
 from streamshard.stream.device import LENT, copies, to_device
@@ -40,6 +41,7 @@ class StreamLoader:
         dataset: ShardDataset,
         *,
         num_workers: int = 0,
+        threads: int = 0,
         device: torch.device | str | None = None,
         on_device: OnDevice | None = None,
         prefetch: int = 4,
@@ -53,13 +55,17 @@ class StreamLoader:
             dataset: What to load.
             num_workers: Processes that make batches; 0 makes them in this one. The batches do not
                 depend on it.
+            threads: Threads that read and decode samples in each worker, or without workers in this
+                process, which then makes batches ahead of the loop as workers do; 0 for none. What
+                streamshard decodes, and decoders of bytes that have a `form`, run in them; other
+                functions of yours and `transform` never do. The batches do not depend on it.
             device: Where tensors are to be; to CUDA they are copied ahead on a stream of their own.
             on_device: What is done to every batch where it has arrived, on that stream too, so
                 while the batch before it is used: a function of the batch, or by part of that
                 part's value (`{"jpg": ss.Normalize.imagenet()}`). What it makes is kept from being
                 used again too early where it finds it: tensors in dicts, lists, tuples, dataclasses
                 and graphs.
-            prefetch: Batches that each worker may have ready.
+            prefetch: Batches that each worker, or this process's threads, may have ready.
             reuse: A batch is valid until the next one is asked for: its memory is written again.
                 Faster; what is kept must be cloned. Without it batches may be kept for ever, and
                 so may those that are on another device than the CPU in any case. It changes
@@ -71,19 +77,19 @@ class StreamLoader:
             UsageError: A number is negative, `prefetch` is 0, `on_device` is no function, or a
                 part is to be decoded on a GPU and can't be.
         """
-        if num_workers < 0 or prefetch < 1 or restarts < 0:
+        if min(num_workers, threads, restarts) < 0 or prefetch < 1:
             raise UsageError(
-                f"num_workers={num_workers}, restarts={restarts} must be at least 0, "
-                f"prefetch={prefetch} at least 1"
+                f"num_workers={num_workers}, threads={threads}, restarts={restarts} must be at "
+                f"least 0, prefetch={prefetch} at least 1"
             )
         self.dataset = dataset
-        self._num_workers, self._prefetch = num_workers, prefetch
+        self._num_workers, self._threads, self._prefetch = num_workers, threads, prefetch
         self._restarts, self._start_method = restarts, start_method
         self._device = None if device is None else torch.device(device)
         self._is_copied, self._reuse = copies(self._device), reuse
         self._arrival = Arrival(dataset.course.assembler.encoded, on_device, self._device)
         self._current: Cursor | None = None
-        self._pool: WorkerPool | None = None
+        self._pool: WorkerPool | ThreadPool | None = None
         self._close_pool: weakref.finalize[[], StreamLoader] | None = None
         self._workers_are_at: Cursor | None = None  # the pass that they begin by themselves
         self._is_broken_off = False  # inside a pass, which another iter() would leave
@@ -170,15 +176,16 @@ class StreamLoader:
     def _blocks(self, start: Cursor, world: World) -> Iterator[tuple[Block, int]]:
         """The blocks of a pass, each with the number of steps done when it is delivered."""
         steps = self.dataset.course.share(start, world).steps
-        if self._num_workers == 0:
-            source = self.dataset.course.make(start, world, range(steps), plain_memory)
+        if self._num_workers == self._threads == 0:
+            course = self.dataset.course
+            source: Iterator[Block] = course.make(start, world, range(steps), plain_memory)
         else:
-            source = self._from_workers(start, world, steps)
+            source = self._from_pool(start, world, steps)
         for number, block in enumerate(source):
             self._skipped = self.dataset.report(block, self._skipped)
             yield block, number + 1
 
-    def _from_workers(self, start: Cursor, world: World, steps: int) -> Iterator[Block]:
+    def _from_pool(self, start: Cursor, world: World, steps: int) -> Iterator[Block]:
         try:
             pool = self._running_pool(world)
             is_there, self._workers_are_at = self._workers_are_at == start, None
@@ -203,23 +210,29 @@ class StreamLoader:
         if self._pool is not None:
             self._pool.give_back()
 
-    def _running_pool(self, world: World) -> WorkerPool:
-        if self._pool is None:
+    def _running_pool(self, world: World) -> WorkerPool | ThreadPool:
+        if self._pool is None and self._num_workers == 0:
+            self._pool = ThreadPool(
+                self.dataset.course, world, threads=self._threads, prefetch=self._prefetch
+            )
+        elif self._pool is None:
             self._pool = WorkerPool(
                 self.dataset,
                 world,
                 workers=self._num_workers,
                 slots=self._prefetch + (LENT if self._is_copied else self._reuse),
                 reuse=self._is_copied or self._reuse,
+                threads=self._threads,
                 restarts=self._restarts,
                 start_method=self._start_method,
                 device=self._device,
             )
+        if self._close_pool is None:
             self._close_pool = weakref.finalize(self, self._pool.close)
         return self._pool
 
     def close(self) -> None:
-        """End the workers; the next iteration starts others."""
+        """End the workers and threads; the next iteration starts others."""
         if self._close_pool is not None:
             self._close_pool()
         self._pool = self._close_pool = self._workers_are_at = None

@@ -19,15 +19,19 @@ class Mixed:
         self._joined = readers[0].joined(readers[1:])
         self._inferred = Inferred()
 
-    def read(self, place: Place) -> Any:
+    def fetch(self, place: Place) -> Any:
+        """See `PartReader`."""
+        return self._readers[place.source].fetch(place)
+
+    def collect(self, place: Place, fetched: Any) -> Any:
         """See `PartReader`."""
         if self._joined is not None:
-            return self._readers[place.source].read(place)
-        return self._inferred.learn(self.value(place))
+            return self._readers[place.source].collect(place, fetched)
+        return self._inferred.learn(self.value(place, fetched))
 
-    def value(self, place: Place) -> Any:
+    def value(self, place: Place, fetched: Any) -> Any:
         """See `PartReader`."""
-        return self._readers[place.source].value(place)
+        return self._readers[place.source].value(place, fetched)
 
     def gather(self, where: Places) -> Any | None:
         """See `PartReader`."""

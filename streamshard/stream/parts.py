@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import random
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import torch
@@ -18,39 +19,62 @@ from streamshard.stream.block import BlockBuilder
 _GLOBAL, _TRANSFORM = 0x5851F42D4C957F2D, 0x14057B7EF767814F
 
 
-class Place:
-    """One sample that is being read: where it lies, and its randomness."""
+class _Own(threading.local):
+    """What each thread has of its own."""
 
-    def __init__(
-        self, source: int, shard: int, row: int, seed: int, generator: torch.Generator
-    ) -> None:
-        self.source, self.shard, self.row = source, shard, row
-        self._seed, self._generator = seed, generator
+    def __init__(self) -> None:
+        self.generator = torch.Generator()
+
+
+_OWN = _Own()
+
+
+class Place(NamedTuple):
+    """One sample that is being read: where it lies, and its randomness.
+
+    Attributes:
+        source: Number of its dataset.
+        shard: Number of its shard there.
+        row: Its row in the shard's tar.
+        seed: Of its augmentations.
+    """
+
+    source: int
+    shard: int
+    row: int
+    seed: int
 
     def generator(self) -> torch.Generator:
-        """Seeded for this sample; the same for each of its parts, so image and mask agree."""
-        return self._generator.manual_seed(self._seed)
+        """This thread's, seeded for this sample: for each part anew, so image and mask agree."""
+        return _OWN.generator.manual_seed(self.seed)
 
     def seed_globally(self) -> None:
         """Seed the generators that code of others draws from, unlike the one that it is given."""
-        seed = self._seed ^ _GLOBAL
+        seed = self.seed ^ _GLOBAL
         torch.default_generator.manual_seed(seed)
         np.random.seed(seed % 2**32)
         random.seed(seed)
 
     def transformed(self) -> Place:
         """The same sample with other randomness: a transform draws not what decoders drew."""
-        return Place(self.source, self.shard, self.row, self._seed ^ _TRANSFORM, self._generator)
+        return self._replace(seed=self.seed ^ _TRANSFORM)
 
 
 class PartReader(Protocol):
-    """How one part gets from a row into a batch."""
+    """How one part gets from a row into a batch.
 
-    def read(self, place: Place) -> Any:
-        """What the batch collects of one sample."""
+    A sample is fetched in any thread. What is then made of it runs in one thread, sample after
+    sample: code of others may do what it likes, and draws from the global generators.
+    """
 
-    def value(self, place: Place) -> Any:
-        """The decoded value, for a transform."""
+    def fetch(self, place: Place) -> Any:
+        """Read and decode, in any thread."""
+
+    def collect(self, place: Place, fetched: Any) -> Any:
+        """What the batch collects of a sample that was fetched."""
+
+    def value(self, place: Place, fetched: Any) -> Any:
+        """The decoded value of a sample that was fetched, for a transform."""
 
     def gather(self, where: Places) -> Any | None:
         """What the batch collects of all samples at once; None where that can't be had so."""

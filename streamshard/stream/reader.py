@@ -5,9 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import zlib
-from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -25,32 +23,19 @@ from streamshard.shard.manifest import (
     TABLE,
     Manifest,
     Part,
-    Shard,
     read_index,
     read_manifest,
 )
 from streamshard.shard.sizes import Sizes, read_sizes
 from streamshard.shard.verify import Inspector, Progress
-from streamshard.store.base import File, Store
+from streamshard.store.base import Store
 from streamshard.store.filesystem import open_store
 from streamshard.stream.crew import Died, in_order
+from streamshard.stream.opened import AT_MOST, OpenShard, OpenShards
 
-_OPEN_SHARDS = (
-    40  # per process; each has up to three descriptors, of which 256 may be all there are
-)
+_COPIED = 4096  # bytes of a part: more are read by themselves, which is cheaper than a copy
 # So many are verified, or decoded too, before other processes have started.
 _FEW_BYTES, _FEW_DECODED = 1_000_000_000, 64_000_000
-
-
-@dataclass
-class _Open:
-    """One shard in use."""
-
-    shard: Shard
-    index: Index
-    file: File
-    map: memoryview | None = None
-    chosen: dict[str, NDArray[np.int64]] = field(default_factory=dict)
 
 
 class Shards:
@@ -89,8 +74,7 @@ class Shards:
         self._sidecars = open_store(index, storage_options) if index else self._store
         self.where = self._store.where
         self._verify = verify
-        self._at_most = _OPEN_SHARDS
-        self._open: OrderedDict[int, _Open] = OrderedDict()
+        self._open = OpenShards()
         self._whole: dict[int, bool] = {}  # shards whose hash this process has checked
         self.manifest = _find(self._store, self._sidecars)
         if names:
@@ -98,8 +82,7 @@ class Shards:
         self._starts = np.concatenate([[0], np.cumsum(self.manifest.table.samples)])
 
     def __getstate__(self) -> dict[str, Any]:
-        # Open files stay in this process; shared pages are mapped anew in the other.
-        return {**self.__dict__, "_open": OrderedDict(), "_whole": {}}
+        return {**self.__dict__, "_whole": {}}
 
     def __len__(self) -> int:
         return int(self._starts[-1])
@@ -227,18 +210,46 @@ class Shards:
         offset, size, crc = (int(column[row]) for column in self._extent(opened, part))
         if size == MISSING:
             return None
-        # The header in front of the data is read with it: that costs nothing, and tells an index
-        # that is out of step with its tar from damaged data.
-        block = opened.file.read(offset - tar.BLOCK, tar.BLOCK + size)
-        member = f"{opened.index.keys[row]}.{self.manifest.parts[part].suffix}"
-        if difference := tar.check_header(block[: tar.BLOCK], member, size):
-            raise DamagedError(
-                f"{self.at(shard, row, part)}: index out of step with its tar: {difference}"
-            )
-        data = block[tar.BLOCK :]
-        if (self._verify or not opened.file.local) and zlib.crc32(data) != crc:
-            raise DamagedError(f"{self.at(shard, row, part)}: crc32 differs; the data are damaged")
+        begin = offset - tar.BLOCK
+        if opened.file.local and size > _COPIED:
+            header, data = opened.file.read(begin, tar.BLOCK), opened.file.read(offset, size)
+        else:
+            block = opened.file.read(begin, tar.BLOCK + size)
+            header, data = block[: tar.BLOCK], block[tar.BLOCK :]
+        self._check(opened, (shard, row, part), header, data, crc)
         return data
+
+    def read_into(self, shard: int, row: int, part: str, out: memoryview) -> None:
+        """Like `read`, into memory of the part's size; the shard is local and has the part."""
+        opened = self._shard(shard)
+        extent = self._extent(opened, part)
+        header = bytearray(tar.BLOCK)
+        opened.file.read_into(int(extent.offset[row]) - tar.BLOCK, [header, out])
+        self._check(opened, (shard, row, part), header, out, int(extent.crc32[row]))
+
+    def is_local(self, shard: int) -> bool:
+        """Whether a shard lies on this machine."""
+        return self._shard(shard).file.local
+
+    def _check(
+        self,
+        opened: OpenShard,
+        place: tuple[int, int, str],
+        header: bytes | bytearray,
+        data: bytes | memoryview,
+        crc: int,
+    ) -> None:
+        """Whether a part of a sample is what the index says.
+
+        The header in front of the data is read with it: that costs next to nothing, and tells an
+        index that is out of step with its tar from damaged data.
+        """
+        _, row, part = place
+        member = f"{opened.index.keys[row]}.{self.manifest.parts[part].suffix}"
+        if difference := tar.check_header(header, member, len(data)):
+            raise DamagedError(f"{self.at(*place)}: index out of step with its tar: {difference}")
+        if (self._verify or not opened.file.local) and zlib.crc32(data) != crc:
+            raise DamagedError(f"{self.at(*place)}: crc32 differs; the data are damaged")
 
     def view(self, shard: int, row: int, part: str) -> memoryview | None:
         """Like `read`, without a copy where the shard is local.
@@ -281,19 +292,19 @@ class Shards:
 
     def share_descriptors(self, datasets: int) -> None:
         """Keep only so many shards open that several datasets together keep as many as one."""
-        self._at_most = max(2, _OPEN_SHARDS // datasets)
+        self._open.keep_at_most(AT_MOST // datasets)
 
     def shard_url(self, shard: int) -> str:
         """Where a shard lies, for messages."""
         return f"{self.where}/{self.manifest.table[shard].name}"
 
-    def _extent(self, opened: _Open, part: str) -> Extent:
+    def _extent(self, opened: OpenShard, part: str) -> Extent:
         return opened.index.extent(part, optional=self.manifest.parts[part].optional)
 
-    def _shard(self, number: int) -> _Open:
-        if number in self._open:
-            self._open.move_to_end(number)
-            return self._open[number]
+    def _shard(self, number: int) -> OpenShard:
+        return self._open.find(number, self._opened)
+
+    def _opened(self, number: int) -> OpenShard:
         shard = self.manifest.table[number]
         index = self.read_index(number)
         file = self._store.open(shard.name)
@@ -303,19 +314,18 @@ class Shards:
                 f"{self.where}/{shard.name}: {what}: {file.size} bytes, "
                 f"the manifest says {shard.nbytes}"
             )
-        opened = self._open[number] = _Open(shard, index, file)
-        while len(self._open) > self._at_most:
-            self._open.popitem(last=False)[1].file.close()
-        return opened
+        return OpenShard(shard, index, file)
 
-    def _is_whole(self, number: int, opened: _Open) -> bool:
+    def _is_whole(self, number: int, opened: OpenShard) -> bool:
         """Whether a local shard's hash is right: headers, data and what lies between."""
         if not self._verify:
             return True
         if number not in self._whole:
-            with self._store.stream(opened.shard.name) as file:
-                digest = hashlib.file_digest(file, "sha256").digest()
-            self._whole[number] = digest == opened.shard.sha256
+            with self._open.turn(number):
+                if number not in self._whole:
+                    with self._store.stream(opened.shard.name) as file:
+                        digest = hashlib.file_digest(file, "sha256").digest()
+                    self._whole[number] = digest == opened.shard.sha256
         return self._whole[number]
 
 

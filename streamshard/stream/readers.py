@@ -20,6 +20,7 @@ from streamshard.stream.encoded import Encoded, add_encoded
 from streamshard.stream.gpu_decode import GpuDecode
 from streamshard.stream.graph_reader import GraphReader
 from streamshard.stream.parts import PartReader, Place, by_shard, named
+from streamshard.stream.raw import RawReader
 from streamshard.stream.reader import Shards
 from streamshard.stream.source import Decoder
 
@@ -48,7 +49,7 @@ def part_reader(shards: Shards, part: str, decode: Mapping[str, Decoder]) -> Par
         return _Ints(shards, choices[0][0])
     may_lack = len(choices) == 1 and choices[0][1].optional
     if decoder is bytes:
-        return _Decoded(shards, choices, lambda data, _: data, None)
+        return _undecoded(shards, choices, may_lack)
     if isinstance(decoder, GpuDecode):
         return _Encoded(shards, choices, decoder, None)
     if decoder is not None and not getattr(decoder, "takes_bytes", False):
@@ -76,6 +77,15 @@ def _check_codec(decoder: object, part: str, codecs: set[str]) -> None:
             )
 
 
+def _undecoded(
+    shards: Shards, choices: Sequence[tuple[str, Part]], may_lack: bool
+) -> RawReader | _Decoded:
+    """A part's bytes as they are; of several choices, each sample tells which it has."""
+    if len(choices) == 1:
+        return RawReader(shards, choices[0][0], optional=may_lack)
+    return _Decoded(shards, choices, lambda data, _: data, None)
+
+
 class _Ints:
     """A part that is one integer: the index has it, so it costs no read."""
 
@@ -83,10 +93,13 @@ class _Ints:
         self._shards, self._part = shards, part
         self._sources: Sequence[_Ints] = [self]
 
-    def read(self, place: Place) -> int:
+    def fetch(self, place: Place) -> int:
         return int(self._shards.index(place.shard).fact(self._part)[place.row])
 
-    value = read
+    def collect(self, place: Place, fetched: int) -> int:
+        return fetched
+
+    value = collect
 
     def gather(self, where: Places) -> Ints:
         values = np.empty(len(where.rows), np.int64)
@@ -123,7 +136,7 @@ class _Decoded:
             if codec_of(part.suffix).name == "npy" and getattr(decoder, "takes_bytes", False)
         }
 
-    def read(self, place: Place) -> Any:
+    def fetch(self, place: Place) -> Any:
         """The value of the first of the choices that the sample has."""
         for name, part in self._choices:
             read = self._shards.view if name in self._viewed else self._shards.read
@@ -139,7 +152,11 @@ class _Decoded:
         name = self._choices[0][0]
         raise SampleError(f"{self._shards.at(place.shard, place.row, name)}: the sample lacks it")
 
-    value = read
+    def collect(self, place: Place, fetched: Any) -> Any:
+        """See `PartReader`."""
+        return fetched
+
+    value = collect
 
     def gather(self, where: Places) -> None:
         """See `PartReader`: every sample is decoded by itself."""
@@ -162,7 +179,7 @@ class _Decoded:
 class _Encoded(_Decoded):
     """A part whose images are decoded where the batch arrives."""
 
-    def read(self, place: Place) -> tuple[Encoded, str]:
+    def fetch(self, place: Place) -> tuple[Encoded, str]:
         """The image on its way, and where it lies."""
         assert self._decoder is not None
         for name, _ in self._choices:
@@ -195,19 +212,18 @@ class Called(_Decoded):
         self._is_list = getattr(function, "form", ...) is None
         self._inferred = Inferred(is_list=self._is_list)
 
-    def read(self, place: Place) -> Any:
+    def collect(self, place: Place, fetched: Any) -> Any:
         """See `PartReader`."""
         with named(lambda: self._shards.at(place.shard, place.row, self._choices[0][0])):
-            return self._inferred.learn(self.value(place))
+            return self._inferred.learn(self.value(place, fetched))
 
-    def value(self, place: Place) -> Any:
+    def value(self, place: Place, fetched: Any) -> Any:
         """See `PartReader`."""
-        value = super().read(place)
-        if value is None:
+        if fetched is None:
             return None  # the sample lacks the part
         name = self._choices[0][0]
         with named(lambda: self._shards.at(place.shard, place.row, name)):
-            return self._function(value, place)
+            return self._function(fetched, place)
 
     def add(self, builder: BlockBuilder, name: str, values: Sequence[Any]) -> None:
         """See `PartReader`."""

@@ -29,7 +29,9 @@ from streamshard.plan.share import World
 from streamshard.stream.block import Block
 from streamshard.stream.dataset import ShardDataset
 from streamshard.stream.ring import BlockMemory, Place
+from streamshard.stream.threads import Each, Threads
 
+_KEPT = 31 * 1024 * 1024  # bytes; the most that makes glibc do so is 32 MiB
 _MESSAGE_BYTES = 3500  # of an error's text: with its frame still under PIPE_BUF
 
 
@@ -93,6 +95,7 @@ class Job:
         world: This rank and the number of ranks.
         slots: Blocks that may be out: waiting, or lent to the trainer.
         reuse: Whether blocks are lent, and given back.
+        threads: How many read and decode; 0 for the worker alone.
         parent: Process id of the trainer.
     """
 
@@ -102,6 +105,7 @@ class Job:
     world: World
     slots: int
     reuse: bool
+    threads: int
     parent: int
 
 
@@ -111,6 +115,9 @@ def work(job: Job, connection: Connection) -> None:
     signal.signal(signal.SIGTERM, signal.SIG_DFL)  # not a handler that the trainer has set
     _exit_with(job.parent)
     torch.set_num_threads(1)
+    # Once so much was freed at once, glibc keeps what a batch frees for the next (mallopt(3), on
+    # M_MMAP_THRESHOLD and M_TRIM_THRESHOLD): else every batch gets its pages anew from the kernel.
+    torch.empty(_KEPT, dtype=torch.uint8)
     # These mean that the trainer is done with us.
     with contextlib.suppress(EOFError, BrokenPipeError, ConnectionResetError):
         _Worker(job, connection).run()
@@ -136,6 +143,7 @@ class _Worker:
     def __init__(self, job: Job, connection: Connection) -> None:
         self._job, self._connection = job, connection
         self._memory = BlockMemory(job.slots, reuse=job.reuse)
+        self._each: Each = Threads(job.threads).each if job.threads else map
         self._start: Start | None = None
         self._poll = select.poll()  # a tenth of the time of `Connection.poll`
         self._poll.register(connection, select.POLLIN)
@@ -165,7 +173,8 @@ class _Worker:
         course = job.dataset.course
         while True:
             numbers = range(first, course.share(cursor, job.world).steps, job.workers)
-            blocks = course.make(cursor, job.world, numbers, self._memory.allocate)
+            memory, ahead = self._memory.allocate, min(job.threads, 1)
+            blocks = course.make(cursor, job.world, numbers, memory, self._each, ahead)
             for _ in numbers:
                 while not self._memory.has_room or self._poll.poll(0):
                     self._listen()

@@ -84,6 +84,7 @@ class WorkerPool:
         workers: int,
         slots: int,
         reuse: bool,
+        threads: int,
         restarts: int,
         start_method: str | None,
         device: torch.device | None,
@@ -97,13 +98,14 @@ class WorkerPool:
             slots: Blocks that each may have waiting and lent together.
             reuse: Whether blocks are lent: each stays as it is until `give_back`. Otherwise they
                 are for keeps.
+            threads: Threads that decode in each worker; 0 for none but its own.
             restarts: How many times in all a worker that ended is replaced.
             start_method: fork, spawn or forkserver; the platform's default where None.
             device: Where blocks will be copied to.
         """
         self._context: BaseContext = multiprocessing.get_context(start_method)
         self._jobs = [
-            Job(number, workers, dataset, world, slots, reuse, os.getpid())
+            Job(number, workers, dataset, world, slots, reuse, threads, os.getpid())
             for number in range(workers)
         ]
         self._restarts, self._device = restarts, device

@@ -53,6 +53,26 @@ def test_pack_table_writes_what_the_api_writes(place: Path) -> None:
     assert result["notes"] == ["2 inputs were left out by --include and --exclude"]
 
 
+def test_pack_mds_and_parquet_write_what_the_api_writes(tmp_path: Path, here: Here) -> None:
+    fixtures = Path(__file__).parents[1] / "pack"
+    dropped = ["depth", "boxes"]
+    options = ("--resize", 4, "--seed", 2, "--workers", 0, "--shard-size", "9KB")
+    drop = ("--drop", dropped[0], "--drop", "meta")
+    for name, given in (
+        ("mds", (fixtures / "mds/encodings", *drop, "--image", "mask", "--label", "uint8")),
+        ("parquet", (fixtures / "parquet", "--drop", "boxes", "--drop", "depth")),
+    ):
+        done = here("pack", name, given[0], f"{name}-cli", *given[1:], *options, cwd=tmp_path)
+        assert (done.status, done.err) == (0, "")
+    api: dict[str, Any] = {"resize": 4, "seed": 2, "workers": 0, "shard_size": "9KB"}
+    mds = fixtures / "mds/encodings"
+    columns: dict[str, Any] = {"drop": ["depth", "meta"], "image": "mask", "label": "uint8"}
+    ss.pack_mds(mds, tmp_path / "mds-api", **columns, **api)
+    ss.pack_parquet(fixtures / "parquet", tmp_path / "parquet-api", drop=dropped, **api)
+    for name in ("mds", "parquet"):
+        assert files_of(tmp_path / f"{name}-cli") == files_of(tmp_path / f"{name}-api")
+
+
 def test_pack_tars_writes_what_the_api_writes(place: Path, here: Here) -> None:
     done = here(
         "pack", "tars", "tars/{0..2}.tar", "dst", "--seed", 2, "--include", "*-3", cwd=place

@@ -4,11 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import os
-import random
 import shutil
-import signal
 import subprocess
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, BinaryIO, cast
@@ -16,15 +13,15 @@ from typing import Any, BinaryIO, cast
 import pytest
 
 import streamshard as ss
-from streamshard.errors import PackError, StoreError, StreamshardError, UsageError
+from streamshard.errors import PackError, StoreError, UsageError
 from streamshard.store.local import LocalStore
-from tests.cli.command import COMMAND, environment, streamshard_command
+from tests.cli.command import COMMAND, environment
+from tests.pack.crashes import KILLED, assert_nothing_half, in_child
 from tests.pack.sources import class_folders, files_of
 
 EACH = 4  # images of each of three classes
 OPTIONS: dict[str, Any] = {"shard_size": 6_000}
 NO_SPACE = 28
-KILLED = 9
 
 
 @pytest.fixture(scope="module")
@@ -38,20 +35,6 @@ def whole(photos: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, b
     folder = tmp_path_factory.mktemp("whole") / "own"
     assert ss.pack_images(photos, folder, **OPTIONS).shards > 2
     return files_of(folder)
-
-
-def assert_nothing_half(folder: Path, whole: dict[str, bytes]) -> None:
-    """What has its own name is what an uninterrupted pack wrote there."""
-    found = files_of(folder)
-    visible = {name: data for name, data in found.items() if name in whole}
-    for name, data in visible.items():
-        assert data == whole[name], name
-    if ".streamshard/manifest.json" in found:
-        assert visible.keys() == whole.keys()
-        assert list(ss.open(str(folder)).find_damage()) == []
-    for name in found.keys() - whole.keys():
-        passing = (".tmp", ".journal.json", "/journal.json", "/journal.safetensors", "/pack.lock")
-        assert name.endswith(passing), name
 
 
 # At every write, fsync, rename and removal.
@@ -109,20 +92,6 @@ class _Counted:
     def write(self, data: bytes) -> int:
         self._tick()
         return self._file.write(data)
-
-
-def in_child(function: Callable[[], object]) -> int:
-    """Run something in a forked process; its exit status, or minus the signal."""
-    pid = os.fork()
-    if pid == 0:
-        try:
-            function()
-            os._exit(0)
-        except StreamshardError:
-            os._exit(1)
-        finally:
-            os._exit(2)
-    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
 
 
 def calls_of(function: Callable[[], object], *, kills: bool) -> int:
@@ -192,71 +161,7 @@ def test_a_kill_while_a_dataset_is_replaced_leaves_the_old_one_the_new_one_or_no
         shutil.rmtree(folder)
 
 
-# Real kills of real packs.
-
-
-def kill_at_random(photos: Path, folder: Path, workers: int, chance: random.Random) -> bool:
-    """Begin or go on with a pack, and kill it; whether it was still running."""
-    arguments = ["pack", "images", photos, folder, "--shard-size", "20KB", "--format", "npy"]
-    command = [*COMMAND, *map(str, arguments), "--workers", str(workers), "--resume"]
-    process = subprocess.Popen(
-        command,
-        env=environment(),
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-        start_new_session=True,
-    )
-    lock = folder / ".streamshard" / "pack.lock"
-    was = lock.stat().st_mtime_ns if lock.exists() else 0
-    while process.poll() is None:
-        with contextlib.suppress(FileNotFoundError):
-            if lock.stat().st_mtime_ns != was:
-                break
-        time.sleep(0.002)
-    time.sleep(chance.uniform(0, 1.0 if workers else 0.3))
-    process.kill()
-    was_running = process.wait() == -signal.SIGKILL
-    wait_for_session(process.pid)
-    return was_running
-
-
-def wait_for_session(session: int) -> None:
-    """A killed pack's workers end by themselves."""
-    end = time.monotonic() + 20
-    while alive := [stat for stat in stats() if int(stat[3]) == session and stat[0] != "Z"]:
-        assert time.monotonic() < end, f"left: {alive}"
-        time.sleep(0.02)
-
-
-def stats() -> Iterator[list[str]]:
-    for path in Path("/proc").glob("[0-9]*/stat"):
-        with contextlib.suppress(OSError):
-            yield path.read_text().rpartition(")")[2].split()
-
-
-@pytest.mark.parametrize("workers", [0, 2])
-@pytest.mark.parametrize("kills", [2, pytest.param(250, marks=pytest.mark.slow)])
-def test_packs_killed_at_random_moments_go_on_to_the_same_bytes(
-    tmp_path: Path, workers: int, kills: int
-) -> None:
-    photos = class_folders(tmp_path / "photos", each=120)
-    ss.pack_images(photos, tmp_path / "whole", shard_size="20KB", format="npy", workers=0)
-    whole = files_of(tmp_path / "whole")
-    seed = random.randrange(10**6)
-    chance = random.Random(seed)
-    folder = tmp_path / "own"
-    done = 0
-    while done < kills:
-        if not kill_at_random(photos, folder, workers, chance):
-            assert files_of(folder) == whole, seed
-            shutil.rmtree(folder)
-            continue
-        done += 1
-        assert_nothing_half(folder, whole)
-    arguments = ["pack", "images", photos, folder, "--shard-size", "20KB", "--format", "npy"]
-    last = streamshard_command(*arguments, "--workers", workers, "--resume")
-    assert last.status == 0, last.err
-    assert files_of(folder) == whole, seed
+# Two at once.
 
 
 @pytest.mark.parametrize("rounds", [5, pytest.param(100, marks=pytest.mark.slow)])
@@ -325,38 +230,6 @@ def test_a_full_disk_is_an_error_in_a_line_and_the_pack_goes_on_when_there_is_ro
     assert (tmp_path / "status2").read_text() == "0\n", err
     assert "inputs done; going on" in err
     assert files_of(tmp_path / "own") == whole
-
-
-# Kills and failures of system calls themselves.
-
-
-@pytest.mark.slow
-@pytest.mark.skipif(shutil.which("strace") is None, reason="needs strace")
-@pytest.mark.parametrize("fault", ["signal=SIGKILL", "error=ENOSPC"])
-@pytest.mark.parametrize("call", ["fsync", "rename"])
-def test_a_fault_of_the_kernel_at_any_call_leaves_nothing_half(
-    photos: Path, whole: dict[str, bytes], tmp_path: Path, call: str, fault: str
-) -> None:
-    arguments = ["pack", "images", str(photos), "--shard-size", "6KB"]
-    for at in range(1, 200):
-        folder = tmp_path / str(at)
-        inject = ["strace", "-f", "-o", "/dev/null", "-e", f"trace={call}"]
-        inject += ["-e", f"inject={call}:{fault}:when={at}"]
-        done = subprocess.run(
-            [*inject, *COMMAND, *arguments, str(folder)],
-            env=environment(PYTHONDONTWRITEBYTECODE="1"),
-            capture_output=True,
-            text=True,
-            check=False,
-        )
-        if done.returncode == 0:
-            assert at > 10
-            return
-        assert "Traceback" not in done.stderr, done.stderr
-        assert_nothing_half(folder, whole)
-        ss.pack_images(photos, folder, **OPTIONS, resume=True)
-        assert files_of(folder) == whole, at
-    raise AssertionError("it never ended")
 
 
 def test_errors_of_a_disk_name_the_file_and_the_remedy(photos: Path, tmp_path: Path) -> None:

@@ -4,6 +4,8 @@ import bz2
 import gzip
 import io
 import os
+import shutil
+import tarfile
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -14,7 +16,9 @@ import webdataset
 from PIL import Image
 
 import streamshard as ss
-from streamshard.errors import DamagedError, PackError, SampleError, UsageError
+from streamshard.errors import PackError, SampleError, UsageError
+from streamshard.pack.deliver import SplitSummary
+from streamshard.pack.job import Summary
 from tests.pack.sources import (
     Samples,
     class_folders,
@@ -24,6 +28,7 @@ from tests.pack.sources import (
     tars_of,
     write_tar,
 )
+from tests.pack.test_pack_resume import stopped
 
 
 def members(begin: int, end: int) -> list[tuple[str, bytes]]:
@@ -221,15 +226,62 @@ def test_an_image_that_is_not_whole_is_named(tmp_path: Path) -> None:
         assert (summary.samples, len(summary.skipped)) == (1, 1)
 
 
-def test_a_damaged_tar_ends_the_pack(old: Path, tmp_path: Path) -> None:
-    data = (old / "t-3.tar").read_bytes()
-    (old / "t-3.tar").write_bytes(data[:5000])
-    with pytest.raises(DamagedError, match=r"t-3\.tar: truncated"):
-        ss.pack_tars(old, tmp_path / "dst", on_error="skip")
-    (old / "t-3.tar").write_bytes(b"")
+def test_a_damaged_tar_ends_the_pack_or_is_counted(old: Path, tmp_path: Path) -> None:
+    """The samples in front of the damage are packed, but for the last, which may not be whole."""
+    path = old / "t-3.tar"
+    data = path.read_bytes()
+    with tarfile.open(path) as archive:
+        begins = [member.offset for member in archive if member.name.endswith(".png")]
+    zeroed = data[: begins[6]] + b"x" * 512 + data[begins[6] + 512 :]
+    for wrong, whole in ((data[: begins[4] + 600], 3), (zeroed, 5), (data[:100], 0)):
+        path.write_bytes(wrong)
+        with pytest.raises(SampleError, match=r"t-3\.tar: "):
+            ss.pack_tars(old, tmp_path / "dst")
+        summary = ss.pack_tars(old, tmp_path / "dst", shuffle=False, on_error="skip")
+        assert summary.samples == 50 + whole
+        assert [f"behind its first {whole} samples" in reason for reason in summary.skipped] == [
+            True
+        ]
+        assert read_by_streamshard(str(tmp_path / "dst")) == parts(0, 30 + whole) + parts(40, 60)
+        shutil.rmtree(tmp_path / "dst")
+    path.unlink()
     (old / "t-3.tar.gz").write_bytes(gzip.compress(data)[:300])
-    with pytest.raises(PackError, match=r"t-3\.tar\.gz: "):
+    with pytest.raises(SampleError, match=r"t-3\.tar\.gz: "):
         ss.pack_tars(old / "t-3.tar.gz", tmp_path / "dst")
+    options: dict[str, Any] = {"on_error": "skip", "split": {"few": 0.1, "most": 0.9}}
+    summary = ss.pack_tars(old, tmp_path / "dst", **options)
+    assert isinstance(summary, SplitSummary)
+    assert (summary.samples, len(summary.skipped)) == (50, 1)
+    assert len(summary.splits["few"].skipped) == 1, "told with the first split"
+    options = {"on_error": "skip", "include": ["set/000?"]}
+    summary = ss.pack_tars(old, tmp_path / "some", **options)
+    assert (summary.samples, len(summary.skipped)) == (10, 1), "its keys are not known"
+
+
+def test_a_pack_of_a_damaged_tar_goes_on_to_the_same_bytes(old: Path, tmp_path: Path) -> None:
+    (old / "t-3.tar").write_bytes((old / "t-3.tar").read_bytes()[:9_000])
+
+    def pack(dst: Path, **given: Any) -> Summary:
+        return ss.pack_tars(old, dst, on_error="skip", shard_size=30_000, **given)
+
+    whole = pack(tmp_path / "whole")
+    assert len(whole.skipped) == 1
+    for inputs in (20, 45):
+        stopped(pack, tmp_path / f"{inputs}", inputs)
+        assert pack(tmp_path / f"{inputs}", resume=True).skipped == whole.skipped
+        assert files_of(tmp_path / f"{inputs}") == files_of(tmp_path / "whole")
+
+
+def test_keys_may_be_the_numbers_of_tar_and_sample(tmp_path: Path) -> None:
+    for name in ("one", "two"):
+        write_tar(tmp_path / "t" / f"{name}.tar", [("a b.txt", b"x"), (f"{'y' * 120}.txt", b"y")])
+    with pytest.raises(SampleError, match="--keys number is shorter"):
+        ss.pack_tars(tmp_path / "t", tmp_path / "dst", shuffle=False)
+    summary = ss.pack_tars(tmp_path / "t", tmp_path / "dst", keys="number")
+    found = dict(read_by_streamshard(str(tmp_path / "dst")))
+    assert sorted(found) == [f"00000{tar}-00000{row}" for tar in range(2) for row in range(2)]
+    assert found["000001-000001"] == {"txt": b"y"}
+    assert summary.notes == []
 
 
 def test_tars_that_are_not_there_are_named(old: Path, tmp_path: Path) -> None:

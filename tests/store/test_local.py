@@ -104,6 +104,8 @@ class TestFiles:
         message = r"a\.bin: truncated: 50 bytes wanted at offset 80, 20 there"
         with pytest.raises(StoreError, match=message):
             file.read(80, 50)
+        with pytest.raises(StoreError, match=message):
+            file.read_into(80, [bytearray(50)])
 
     def test_what_is_written_is_sent_to_the_disk_piece_by_piece(
         self, store: LocalStore, monkeypatch: pytest.MonkeyPatch

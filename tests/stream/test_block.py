@@ -59,7 +59,7 @@ def test_entries_are_aligned_and_do_not_overlap() -> None:
     builder, _ = full_builder()
     layout = builder.finish(allocate, None).layout
     end = 0
-    for entry in layout.entries:
+    for entry in sorted(layout.entries, key=lambda entry: entry.offset):
         assert entry.offset % ALIGNMENT == 0
         assert entry.offset >= end
         size = getattr(torch, entry.dtype).itemsize

@@ -101,7 +101,7 @@ def uninterrupted(setting: dict[str, Any], state: dict[str, Any]) -> list[Sample
 @pytest.mark.parametrize(
     ("rules", "tail", "stops"),
     [
-        (("pack order", "windows, lanes derived", "full"), "exact", (2, 2, 1)),
+        (("windows, lanes derived", "full"), "exact", (2, 2, 1)),
         *(
             pytest.param(tuple(RULES), tail, stops, marks=pytest.mark.slow)
             for tail in ("drop", "pad", "exact")

@@ -12,6 +12,7 @@ import torch
 
 import streamshard as ss
 from streamshard.stream import mapped
+from streamshard.stream.workers import WorkerPool
 from tests.stream.data import make_images, same
 from tests.stream.test_gpu_decode import CROPS, TO_CPU, dataset, differences, photos
 
@@ -72,7 +73,7 @@ def test_no_slot_is_written_while_it_is_read(arrays: str, start_method: str, pac
 def test_blocks_lie_in_locked_pages_and_are_not_pinned_again(arrays: str) -> None:
     with loader_of(arrays) as loader:
         list(loader)
-        assert loader._pool is not None
+        assert isinstance(loader._pool, WorkerPool)
         for handle in loader._pool._handles:
             assert torch.from_numpy(handle.memory._ring).is_pinned()
 

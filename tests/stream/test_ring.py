@@ -70,7 +70,7 @@ def is_whole(batch: Any) -> bool:
 
 def rings(loader: ss.StreamLoader) -> list[int]:
     """Which ring of each worker the trainer has mapped last, 0 for none."""
-    assert loader._pool is not None
+    assert isinstance(loader._pool, WorkerPool)
     return [handle.memory._number for handle in loader._pool._handles]
 
 
@@ -293,7 +293,7 @@ def test_iterators_left_behind_loads_and_closes_lose_no_slot(
                 left_behind.clear()
         loader.load_state_dict(beginning)
         assert collect(loader) == expected
-        assert loader._pool is not None
+        assert isinstance(loader._pool, WorkerPool)
         assert len(loader._pool._lent) == (where == "here")
 
 

@@ -191,7 +191,7 @@ def test_workers_go_on_into_the_next_epoch_by_themselves(
     with ss.StreamLoader(ss.ShardDataset(tars, batch_size=10), num_workers=2) as loader:
         list(loader)
         pool = loader._pool
-        assert pool is not None
+        assert isinstance(pool, WorkerPool)
         assert pool._generation == 1
         list(loader)
         assert pool._generation == 1, "a second order would have emptied the pipeline"

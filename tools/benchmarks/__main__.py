@@ -1,6 +1,8 @@
 """Benchmarks: this project and its peers on the same data, in turns, in one run.
 
-tools/bench images    JPEGs of its own making: decode, crop to 224, batch
+tools/bench images    photographs (--jpegs FOLDER: given ones): whole pipelines of this project and
+                      of every peer that tools/peers has installed; --profile: where a worker's
+                      time goes
 tools/bench graphs    molecules of about 23 nodes (--smiles FILE: real ones), beside PyG and others
 tools/bench pack      images and molecules (--jpegs FOLDER, --smiles FILE: given ones) to shards,
                       beside webdataset's writer, GNU tar, Pillow and torch.save
@@ -36,33 +38,52 @@ def main() -> None:
     parser.add_argument(
         "--smiles", metavar="FILE", type=Path, help="for graphs and pack: SMILES, one a line"
     )
-    parser.add_argument("--jpegs", metavar="FOLDER", type=Path, help="for pack: JPEGs")
-    parser.add_argument("--count", type=int, default=4000, help="for pack: how many images")
+    parser.add_argument(
+        "--jpegs", metavar="FOLDER", type=Path, help="for images and pack: JPEGs, at any depth"
+    )
+    parser.add_argument("--count", type=int, default=4000, help="for images and pack: how many")
+    parser.add_argument(
+        "--profile", action="store_true", help="for images: where a worker's time goes, only"
+    )
     parser.add_argument("--json", metavar="FILE")
     args = parser.parse_args()
     folder = Path(tempfile.mkdtemp(prefix="streamshard-bench-"))
     try:
         # Imported only now, so that each benchmark needs what it measures and no more.
         benchmark = importlib.import_module(args.what)
-        names = {"graphs": ("smiles",), "pack": ("smiles", "jpegs", "count")}
+        names = {
+            "graphs": ("smiles",),
+            "images": ("jpegs", "count", "profile"),
+            "pack": ("smiles", "jpegs", "count"),
+        }
         more = {name: getattr(args, name) for name in names.get(args.what, ())}
         figures = benchmark.measure(folder, args.workers, args.rounds, **more)
     finally:
         shutil.rmtree(folder)
     if args.json:
-        pins = (Path(__file__).parent / "peers").glob("*.txt")
-        names = ("torch", "numpy", "webdataset", "torch_geometric", "streamshard")
-        machine = {"cores": os.cpu_count(), "machine": platform.machine(), "python": sys.version}
-        versions = {name: version(name) for name in names}
-        peers = {path.stem: re.findall(r"^\w.*==.*$", path.read_text(), re.M) for path in pins}
-        result = {
-            "what": args.what,
-            "figures": figures,
-            "machine": machine,
-            "versions": versions,
-            "peers": peers,
-        }
+        settings = {name: str(value) for name, value in vars(args).items()}
+        result = {"settings": settings, "figures": figures, **surroundings()}
         Path(args.json).write_text(json.dumps(result, indent=1) + "\n")
+
+
+def surroundings() -> dict[str, object]:
+    """The machine, and what is installed here and for the peers."""
+    names = (
+        "torch", "numpy", "pillow", "simplejpeg", "webdataset", "torch_geometric", "streamshard"
+    )  # fmt: skip
+    pins = (Path(__file__).parent / "peers").glob("*.txt")
+    model = re.search(r"^model name\s*: (.*)$", Path("/proc/cpuinfo").read_text(), re.M)
+    return {
+        "machine": {
+            "processor": model[1] if model else platform.machine(),
+            "cores": len(os.sched_getaffinity(0)),
+            "memory": os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"),
+            "kernel": platform.release(),
+        },
+        "python": sys.version,
+        "versions": {name: version(name) for name in names},
+        "peers": {path.stem: re.findall(r"^\w.*==.*$", path.read_text(), re.M) for path in pins},
+    }
 
 
 if __name__ == "__main__":

@@ -11,12 +11,13 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from images import CROP, make_jpegs
+from pictures import make_jpegs
 from torch import nn
 from turns import Run, epoch, in_turns
 
 import streamshard as ss
 
+CROP = 224
 SHAPE = (256, 3, CROP, CROP)  # of the batches that are only copied, 38.5 MB
 COPIES, BATCH, WARM = 50, 64, 5
 CPU_DECODE, GPU_DECODE = "decoded by all cores", "decoded by the GPU"
@@ -66,7 +67,7 @@ def loader_copies(device: torch.device, workers: int) -> tuple[Callable[[], None
     from streamshard.stream.workers import WorkerPool
 
     pool = WorkerPool(
-        Unwritten(), ss.World(), workers=workers, slots=4 + LENT, reuse=True,
+        Unwritten(), ss.World(), workers=workers, threads=0, slots=4 + LENT, reuse=True,
         restarts=0, start_method=None, device=device,
     )  # fmt: skip
     pool.start(None)

@@ -1,78 +1,184 @@
-"""JPEGs of this script's making: decode, crop to 224, batch; and their bytes alone."""
+"""Images: this project and its peers on the same JPEGs, whole pipelines in turns.
 
-import io
+Each contestant reads, decodes, draws a random resized crop of 224 pixels and gives uint8 batches of
+64, with the same number of workers. The page cache is warm and the first turn is not counted.
+"""
+
+import contextlib
+import statistics
+import sys
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
-import numpy as np
-import torch
-import webdataset as wds
-from PIL import Image
-from turns import Run, epoch, in_turns, report
+from contest import Contestant, Entry
+from pictures import make_jpegs, make_small, mean_bytes, take_jpegs
+from stages import profile_both
 
 import streamshard as ss
 
-CROP = 224
+DISTINCT = 1000  # images that are made; of more, each comes several times
+SHARDS = 24  # of each set, so that every worker has several
+OURS, REUSE = "streamshard", "streamshard, reuse"
+Figures = dict[str, Any]
+
+STREAMSHARD = (
+    Entry(REUSE, "of_streamshard", options={"reuse": True}),
+    Entry(OURS, "of_streamshard"),
+)
+WEBDATASET = Entry("webdataset", "of_webdataset")
+FOLDER = Entry("DataLoader over a folder", "of_folder")
+MOSAICML = Entry("MosaicML streaming", "of_mosaicml", "mosaicml")
+LITDATA = Entry("LitData", "of_litdata", "litdata")
+DALI = Entry("DALI on the CPU", "of_dali", "dali")
+FFCV = Entry("FFCV", "of_ffcv", "ffcv")
+LIMITS = (
+    Entry("decode, crop and resize alone", "of_decoding"),
+    Entry("streamshard's decoder alone", "of_decoding", options={"reuse": True}),
+)
+DECODING = (*STREAMSHARD, WEBDATASET, FOLDER, MOSAICML, LITDATA, DALI, FFCV, *LIMITS)
+BYTES = (*STREAMSHARD, WEBDATASET, FOLDER, MOSAICML, LITDATA)
+NPY = (
+    Entry(REUSE, "of_streamshard", options={"reuse": True, "what": "npy"}),
+    Entry(OURS, "of_streamshard", options={"what": "npy"}),
+    Entry("FFCV, raw", "of_ffcv", "ffcv", {"what": "raw"}),
+)
 
 
-def make_jpegs(folder: Path, count: int) -> None:
-    """Smooth pictures with texture, 500 x 375 at quality 95: about 110 KB, as ImageNet's."""
-    rng = np.random.default_rng(0)
-    for number in range(count):
-        coarse = Image.fromarray(rng.integers(0, 256, (24, 32, 3), dtype=np.uint8))
-        picture = np.asarray(coarse.resize((500, 375), Image.Resampling.BICUBIC)).astype(np.int16)
-        picture = picture + rng.normal(0, 9, picture.shape)
-        path = folder / f"{number % 10}" / f"{number:05d}.jpg"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        Image.fromarray(picture.clip(0, 255).astype(np.uint8)).save(path, quality=88)
+class Photographs:
+    """The images in two sizes, as JPEGs and as tars, and who is measured on them."""
+
+    def __init__(self, folder: Path, workers: int, rounds: int, count: int) -> None:
+        self._folder, self._workers, self._rounds, self._count = folder, workers, rounds, count
+
+    def make(self, given: Path | None) -> Figures:
+        """Write them; returns their mean sizes in bytes."""
+        source, figures = given, {}
+        if source is None:
+            source = self._folder / "made"
+            figures["quality"] = make_jpegs(source, min(self._count, DISTINCT))
+        take_jpegs(source, self._folder / "original", self._count)
+        make_small(source, self._folder / "made-small")
+        take_jpegs(self._folder / "made-small", self._folder / "small", self._count)
+        for size in ("original", "small"):
+            mean = figures[f"mean bytes, {size}"] = mean_bytes(self._jpegs(size))
+            shard_size = int(mean * self._count / SHARDS)
+            ss.pack_images(self._jpegs(size), self.tars(size), shard_size=shard_size)
+        return figures
+
+    def _jpegs(self, size: str) -> Path:
+        return self._folder / size
+
+    def tars(self, size: str) -> Path:
+        """The dataset of one size."""
+        return self._folder / f"{size}-tars"
+
+    def row(
+        self, title: str, entries: Sequence[Entry], size: str, what: str, epochs: int = 1
+    ) -> Figures:
+        """Rates of all contestants on one set; prints as it goes.
+
+        Args:
+            title: Of the row.
+            entries: Who takes part, where it is installed.
+            size: "original" or "small".
+            what: See `pipelines/serving.py`.
+            epochs: In a turn; more of them where one is over too soon.
+        """
+        print(f"\n{title}", flush=True)
+        rates: dict[str, list[float]] = {}
+        prices: dict[str, list[float]] = {}
+        with self._started(entries, size, what) as contestants:
+            for number in range(self._rounds + 1):
+                for each in contestants:
+                    rate, price = self._turn(each, epochs)
+                    if number:  # the first warms up
+                        rates.setdefault(each.name, []).append(rate)
+                        prices.setdefault(each.name, []).append(price)
+            figures = told(rates, "images/s")
+            # Other work on the machine disturbs this less.
+            figures["processor us an image"] = told(prices, "processor us")
+            if what == "crop" and size == "original":
+                figures["first batch"] = self._first_batches(contestants)
+        return figures
+
+    def _turn(self, contestant: Contestant, epochs: int) -> tuple[float, float]:
+        """Images a second, and microseconds of processor time for each."""
+        before = contestant.processor_seconds()
+        answer = contestant.ask(word="turn", epochs=epochs)
+        used = contestant.processor_seconds() - before
+        contestant.settle()
+        if answer["samples"] < self._count * epochs:  # DALI fills its last batch
+            raise SystemExit(f"{contestant.name}: {answer['samples']} images, not all")
+        return answer["samples"] / answer["seconds"], used / answer["samples"] * 1e6
+
+    def _first_batches(self, contestants: Sequence[Contestant]) -> Figures:
+        print("\nseconds to the first batch of a new loader, its workers' start included")
+        seconds: dict[str, list[float]] = {}
+        for _ in range(min(self._rounds, 3)):
+            for each in contestants:
+                if each.name in {limit.name for limit in LIMITS}:
+                    continue
+                seconds.setdefault(each.name, []).append(each.ask(word="first")["seconds"])
+                each.settle()
+        return told(seconds, "seconds")
+
+    @contextlib.contextmanager
+    def _started(
+        self, entries: Sequence[Entry], size: str, what: str
+    ) -> Iterator[list[Contestant]]:
+        with contextlib.ExitStack() as stack:
+            there = []
+            for number, entry in enumerate(entries):
+                if not entry.is_there:
+                    print(f"{entry.name}: not installed: tools/peers {entry.peer}")
+                    continue
+                task = {
+                    "jpegs": str(self._jpegs(size)),
+                    "tars": str(self.tars(size)),
+                    "home": str(self._folder / f"{entry.script}-{size}-{what}-{number}"),
+                    "workers": self._workers,
+                    "what": what,
+                }
+                contestant = Contestant(entry, self._folder / "log", task)
+                stack.callback(contestant.close)
+                if contestant.lacks:
+                    print(f"{entry.name}: not measured: {contestant.lacks}")
+                else:
+                    there.append(contestant)
+            yield there
 
 
-def pillow_crop(sample) -> tuple[torch.Tensor, int]:
-    """What torchvision's RandomResizedCrop does, with Pillow doing the work."""
-    image = Image.open(io.BytesIO(sample["jpg"])).convert("RGB")
-    width, height = image.size
-    area = width * height * np.random.uniform(0.08, 1.0)
-    ratio = np.exp(np.random.uniform(np.log(3 / 4), np.log(4 / 3)))
-    w = min(width, max(1, round((area * ratio) ** 0.5)))
-    h = min(height, max(1, round((area / ratio) ** 0.5)))
-    left, top = np.random.randint(0, width - w + 1), np.random.randint(0, height - h + 1)
-    box = (left, top, left + w, top + h)
-    resized = image.resize((CROP, CROP), Image.Resampling.BILINEAR, box=box)
-    return torch.from_numpy(np.array(resized)).permute(2, 0, 1), int(sample["cls"])
+def medians(turns: dict[str, list[float]]) -> dict[str, float]:
+    return {name: statistics.median(values) for name, values in turns.items()}
 
 
-def contestants(folder: Path, workers: int) -> dict[str, Run]:
-    make_jpegs(folder / "jpegs", 1000)
-    ss.pack_images(folder / "jpegs", folder / "packed", shard_size="16MB")
-    tars = sorted(map(str, (folder / "packed").glob("*.tar")))
-    torch.set_num_threads(1)
-    decode = {"jpg": ss.RandomResizedCrop(CROP)}
-    options = {"batch_size": 64, "shuffle": True, "parts": ("jpg", "cls"), "tail": "exact"}
-
-    def of_streamshard(**more) -> Run:
-        dataset = ss.ShardDataset(folder / "packed", **options, **more)
-        loader = ss.StreamLoader(dataset, num_workers=workers)
-        return lambda: epoch(loader, lambda batch: len(batch[1]))
-
-    def of_webdataset(raw: bool) -> Run:
-        data = wds.WebDataset(tars, shardshuffle=16, nodesplitter=wds.split_by_node).shuffle(1000)
-        if raw:
-            data = data.map(lambda sample: (sample["jpg"], int(sample["cls"])))
-            data = data.batched(64, partial=True, collation_fn=list)
-        else:
-            collate = torch.utils.data.default_collate
-            data = data.map(pillow_crop).batched(64, partial=True, collation_fn=collate)
-        loader = wds.WebLoader(
-            data, batch_size=None, num_workers=workers, persistent_workers=True, prefetch_factor=4
-        )
-        return lambda: epoch(loader, lambda batch: len(batch) if raw else len(batch[1]))
-
-    return {
-        "streamshard": of_streamshard(decode=decode),
-        "webdataset": of_webdataset(raw=False),
-        "streamshard, bytes only": of_streamshard(decode={"jpg": bytes}),
-        "webdataset, bytes only": of_webdataset(raw=True),
-    }
+def told(turns: dict[str, list[float]], unit: str) -> Figures:
+    """Medians, and how streamshard's stand to the others'; printed."""
+    middle = medians(turns)
+    ours = {name: value for name, value in middle.items() if name in (OURS, REUSE)}
+    print(f"{'':32} {unit:>12} " + "".join(f"{name:>22} /" for name in ours))
+    ratios: Figures = {}
+    for name, value in middle.items():
+        row = {f"{mine} / {name}": ours[mine] / value for mine in ours}
+        print(f"{name:32} {value:12,.3f} " + "".join(f"{x:24.2f}" for x in row.values()))
+        ratios |= row
+    sys.stdout.flush()
+    return {"medians": middle, "ratios": ratios, "turns": turns}
 
 
-def measure(folder: Path, workers: int, rounds: int) -> dict[str, float]:
-    return report(in_turns(contestants(folder, workers), rounds))
+def measure(
+    folder: Path, workers: int, rounds: int, *, jpegs: Path | None, count: int, profile: bool
+) -> Figures:
+    """All rows of the table; or where the time goes, which takes no peer."""
+    photographs = Photographs(folder, workers, rounds, count)
+    figures = photographs.make(jpegs)
+    print(", ".join(f"{name} {value:,.0f}" for name, value in figures.items()), flush=True)
+    if profile:
+        return figures | {"profile": profile_both(photographs.tars("original"), workers, rounds)}
+    row = photographs.row
+    figures["original"] = row("original JPEGs, decoded", DECODING, "original", "crop")
+    figures["small"] = row("shorter side 256, decoded", DECODING, "small", "crop")
+    figures["bytes"] = row("bytes of the originals, not decoded", BYTES, "original", "bytes", 10)
+    figures["npy"] = row("shorter side 256, stored as pixels", NPY, "small", "npy")
+    return figures

@@ -1,6 +1,5 @@
-"""Contestants take turns, epoch by epoch, so that what disturbs one disturbs all."""
+"""Contestants that live in the benchmark's own process take turns, epoch by epoch."""
 
-import statistics
 import time
 from collections.abc import Callable, Iterable
 
@@ -21,16 +20,3 @@ def in_turns(runs: dict[str, Run], rounds: int) -> dict[str, list[float]]:
 
 def epoch(loader: Iterable, count: Callable[[object], int]) -> int:
     return sum(count(batch) for batch in loader)
-
-
-def report(rates: dict[str, list[float]]) -> dict[str, float]:
-    """Print medians, and each pair's ratio: contestants come in twos, ours first."""
-    medians = {name: statistics.median(values) for name, values in rates.items()}
-    for name, median in medians.items():
-        print(f"{name:32} {median:12,.0f} samples/s  (of {len(rates[name])} epochs)")
-    names, ratios = list(medians), {}
-    for ours, theirs in zip(names[::2], names[1::2], strict=True):
-        ratios[f"{ours} / {theirs}"] = medians[ours] / medians[theirs]
-    for pair, ratio in ratios.items():
-        print(f"{pair}: {ratio:.2f}")
-    return {**medians, **ratios}

@@ -1,0 +1,131 @@
+"""Processes that encode, each with a pipe of its own.
+
+The pool of `concurrent.futures` has one pipe for all results, so of a worker that is killed in the
+middle of one, as a machine short of memory does it, the rest is waited for without end.
+"""
+
+from __future__ import annotations
+
+import signal
+import traceback
+from collections.abc import Callable
+from concurrent.futures import Executor, Future
+from contextlib import suppress
+from multiprocessing.connection import Connection
+from multiprocessing.context import BaseContext
+from multiprocessing.process import BaseProcess
+from multiprocessing.reduction import ForkingPickler
+from queue import Empty, SimpleQueue
+from threading import Thread
+from typing import Any, NamedTuple
+
+from streamshard.errors import WorkerError
+from streamshard.pack.worker import begin_worker
+
+
+class _Task(NamedTuple):
+    future: Future[Any]
+    function: Callable[..., Any]
+    given: tuple[Any, ...]
+
+
+class WorkerPool(Executor):
+    """Does one call at a time in each of its processes; one that dies fails what it had."""
+
+    def __init__(self, workers: int, context: BaseContext) -> None:
+        """Start the processes.
+
+        Args:
+            workers: How many.
+            context: How they are started.
+        """
+        self._max_workers = workers  # as executors of `concurrent.futures` call it
+        self._tasks: SimpleQueue[_Task | None] = SimpleQueue()
+        hired = [_hire(context) for _ in range(workers)]
+        self._processes = [process for _, process in hired]
+        # After the last process, since a thread does not survive a fork.
+        self._threads = [Thread(target=self._lead, args=hand, daemon=True) for hand in hired]
+        for thread in self._threads:
+            thread.start()
+
+    def submit(self, fn: Callable[..., Any], /, *given: Any, **named: Any) -> Future[Any]:
+        """See `Executor`; it takes no arguments by name."""
+        assert not named
+        future: Future[Any] = Future()
+        self._tasks.put(_Task(future, fn, given))
+        return future
+
+    def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
+        """See `Executor`: at once, also in the middle of a call."""
+        with suppress(Empty):
+            while task := self._tasks.get_nowait():
+                task.future.cancel()
+        for process in self._processes:
+            process.kill()
+            self._tasks.put(None)
+        for thread in self._threads:
+            thread.join()
+
+    def _lead(self, hand: Connection, process: BaseProcess) -> None:
+        """Pass on to one process what there is to do, until nothing is or it dies."""
+        with hand:
+            while task := self._tasks.get():
+                if task.future.set_running_or_notify_cancel() and not _is_done(task, hand):
+                    process.join()
+                    task.future.set_exception(_died(process.exitcode or 0))
+                    break
+        process.join()
+
+
+def _hire(context: Any) -> tuple[Connection, BaseProcess]:
+    here, there = context.Pipe()
+    process = context.Process(target=_work, args=(there,))
+    process.start()
+    there.close()  # so that the end of the process is the end of the pipe
+    return here, process
+
+
+def _is_done(task: _Task, hand: Connection) -> bool:
+    """Whether a process did what it was given, well or not; false when it is dead."""
+    try:
+        order = ForkingPickler.dumps((task.function, task.given))
+    except Exception as error:
+        task.future.set_exception(error)
+        return True
+    try:
+        hand.send_bytes(order)
+        failed, value = hand.recv()
+    except (EOFError, OSError):
+        return False
+    if failed:
+        task.future.set_exception(value)
+    else:
+        task.future.set_result(value)
+    return True
+
+
+def _died(status: int) -> WorkerError:
+    if status >= 0:
+        return WorkerError(f"a worker of the pack ended with status {status}")
+    name = signal.Signals(-status).name
+    memory = " (was there memory enough?)" if name == "SIGKILL" else ""
+    return WorkerError(f"a worker of the pack was killed by {name}{memory}")
+
+
+def _work(orders: Connection) -> None:
+    """What a process does: what it is told."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent ends this one
+    begin_worker()
+    with suppress(EOFError, BrokenPipeError, ConnectionResetError):
+        while True:
+            orders.send_bytes(_answer(orders))
+
+
+def _answer(orders: Connection) -> Any:
+    """Whether the next call failed, and what it gave or raised, pickled."""
+    try:
+        function, given = orders.recv()
+        return ForkingPickler.dumps((False, function(*given)))
+    except Exception as error:
+        error.add_note(f"in a worker:\n{traceback.format_exc()}")
+        return ForkingPickler.dumps((True, error))
