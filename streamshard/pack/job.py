@@ -14,7 +14,6 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sized
 from concurrent.futures import Executor, Future
 from dataclasses import dataclass, field
-from multiprocessing import get_context
 from typing import Any, NamedTuple
 
 from streamshard.codec.base import Packed
@@ -25,6 +24,7 @@ from streamshard.pack.journal import Journal
 from streamshard.pack.options import OnError, Progress
 from streamshard.pack.pool import WorkerPool
 from streamshard.pack.sources import Sample, Source, chunks
+from streamshard.pack.worker import context_of
 from streamshard.pack.writer import ShardWriter
 
 _CHUNK = 32  # inputs that travel to a worker together
@@ -245,7 +245,7 @@ def _pool(
     if executor is not None or workers == 0:
         yield executor
         return
-    with WorkerPool(workers, get_context(start_method)) as own:
+    with WorkerPool(workers, context_of(start_method)) as own:
         yield own
 
 

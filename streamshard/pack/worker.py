@@ -1,4 +1,4 @@
-"""What a process that encodes does first."""
+"""How a process that encodes is started, and what it does first."""
 
 from __future__ import annotations
 
@@ -6,8 +6,16 @@ import multiprocessing
 import os
 import threading
 from multiprocessing.connection import wait
+from multiprocessing.context import BaseContext
 
 import torch
+
+
+def context_of(start_method: str | None) -> BaseContext:
+    """How processes are started; of a fork server only the server imports what they need."""
+    context = multiprocessing.get_context(start_method)
+    context.set_forkserver_preload(["streamshard.pack.job"])
+    return context
 
 
 def begin_worker() -> None:

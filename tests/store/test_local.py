@@ -107,6 +107,20 @@ class TestFiles:
         with pytest.raises(StoreError, match=message):
             file.read_into(80, [bytearray(50)])
 
+    def test_what_is_written_is_sent_to_the_disk_piece_by_piece(
+        self, store: LocalStore, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        sent: list[tuple[int, int]] = []
+        monkeypatch.setattr("streamshard.store.local._STRIDE", 10_000)
+        monkeypatch.setattr(
+            os, "posix_fadvise", lambda fd, at, length, how: sent.append((at, length))
+        )
+        with store.create("b.bin") as file:
+            for _ in range(10):
+                file.write(DATA[:4_000])
+        assert store.open("b.bin").read(0, 40_000) == DATA[:4_000] * 10
+        assert sent == [(0, 12_000), (12_000, 12_000), (24_000, 12_000)]
+
     def test_a_file_replaced_while_it_is_open_stays_what_it_was(self, store: LocalStore) -> None:
         file = store.open("a.bin")
         with store.create("a.bin") as new:

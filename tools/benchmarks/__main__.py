@@ -4,6 +4,8 @@ tools/bench images    photographs (--jpegs FOLDER: given ones): whole pipelines 
                       of every peer that tools/peers has installed; --profile: where a worker's
                       time goes
 tools/bench graphs    molecules of about 23 nodes (--smiles FILE: real ones), beside PyG and others
+tools/bench pack      images and molecules (--jpegs FOLDER, --smiles FILE: given ones) to shards,
+                      beside webdataset's writer, GNU tar, Pillow and torch.save
 tools/bench plan      10 billion samples in a million shards; smaller ones beside MosaicML's planner
 tools/bench gpu       copies to a GPU, how it waits for images, decoding there (status 2: no GPU)
 tools/bench details   what DESIGN.md's decisions weigh against each other
@@ -30,16 +32,16 @@ def main() -> None:
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("what", choices=["images", "graphs", "plan", "gpu", "details"])
+    parser.add_argument("what", choices=["images", "graphs", "pack", "plan", "gpu", "details"])
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument(
-        "--smiles", metavar="FILE", type=Path, help="for graphs: SMILES, one a line"
+        "--smiles", metavar="FILE", type=Path, help="for graphs and pack: SMILES, one a line"
     )
     parser.add_argument(
-        "--jpegs", metavar="FOLDER", type=Path, help="for images: JPEGs, at any depth"
+        "--jpegs", metavar="FOLDER", type=Path, help="for images and pack: JPEGs, at any depth"
     )
-    parser.add_argument("--count", type=int, default=4000, help="for images: how many")
+    parser.add_argument("--count", type=int, default=4000, help="for images and pack: how many")
     parser.add_argument(
         "--profile", action="store_true", help="for images: where a worker's time goes, only"
     )
@@ -49,7 +51,11 @@ def main() -> None:
     try:
         # Imported only now, so that each benchmark needs what it measures and no more.
         benchmark = importlib.import_module(args.what)
-        names = {"graphs": ("smiles",), "images": ("jpegs", "count", "profile")}
+        names = {
+            "graphs": ("smiles",),
+            "images": ("jpegs", "count", "profile"),
+            "pack": ("smiles", "jpegs", "count"),
+        }
         more = {name: getattr(args, name) for name in names.get(args.what, ())}
         figures = benchmark.measure(folder, args.workers, args.rounds, **more)
     finally:
