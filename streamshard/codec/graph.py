@@ -48,6 +48,7 @@ class GraphCodec:
     """
 
     name = "graph"
+    imports = ("torch_geometric.data",)  # what packing takes, and costs memory and time to import
 
     def __init__(
         self,
