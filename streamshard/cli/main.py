@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 import sys
 from typing import Annotated, Any
 
@@ -139,6 +140,10 @@ def main() -> None:
         sys.exit(status)
     except StreamshardError as error:
         _fail(error, 2 if isinstance(error, UsageError) else 1)
+    except OSError as error:  # of what is printed: those of files are turned into ours
+        with open(os.devnull, "w") as nowhere:  # where what is left goes at the end
+            os.dup2(nowhere.fileno(), sys.stdout.fileno())
+        _fail(f"standard output: {error.strerror}", 1)
     except Exception as error:
         # Wrong usage, as typer finds it; the home of its exceptions differs between versions.
         if not hasattr(error, "format_message"):
