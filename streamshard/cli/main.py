@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 import sys
 from typing import Annotated, Any
 
@@ -135,14 +136,13 @@ def main() -> None:
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")  # names of files need not be text
     try:
-        status = app(standalone_mode=False) or 0
-        if status == _INTERRUPTED and sys.argv[1:2] == ["pack"]:
-            is_split = any(word.startswith("--split") for word in sys.argv)
-            remedy = "" if is_split else "; what is finished of it --resume goes on with"
-            _fail(f"interrupted{remedy}", status)
-        sys.exit(status)
+        _end(app(standalone_mode=False) or 0)
     except StreamshardError as error:
         _fail(error, 2 if isinstance(error, UsageError) else 1)
+    except OSError as error:  # of what is printed: those of files are turned into ours
+        with open(os.devnull, "w") as nowhere:  # where what is left goes at the end
+            os.dup2(nowhere.fileno(), sys.stdout.fileno())
+        _fail(f"standard output: {error.strerror}", 1)
     except Exception as error:
         # Wrong usage, as typer finds it; the home of its exceptions differs between versions.
         if not hasattr(error, "format_message"):
@@ -151,6 +151,14 @@ def main() -> None:
             print(error.format_message())
             sys.exit(2)
         _fail(error.format_message(), 2)
+
+
+def _end(status: int) -> None:
+    if status == _INTERRUPTED and sys.argv[1:2] == ["pack"]:
+        is_split = any(word.startswith("--split") for word in sys.argv)
+        remedy = "" if is_split else "; what is finished of it --resume goes on with"
+        _fail(f"interrupted{remedy}", status)
+    sys.exit(status)
 
 
 def _fail(error: object, status: int) -> None:

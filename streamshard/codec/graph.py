@@ -48,7 +48,7 @@ class GraphCodec:
     """
 
     name = "graph"
-    imports = ("torch_geometric.data",)  # what packing takes, and costs memory and time to import
+    imports = ("torch_geometric.data",)  # modules that packing takes, which cost memory
 
     def __init__(
         self,

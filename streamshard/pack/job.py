@@ -14,6 +14,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sized
 from concurrent.futures import Executor, Future
 from dataclasses import dataclass, field
+from multiprocessing import get_context
 from typing import Any, NamedTuple
 
 from streamshard.codec.base import Packed
@@ -24,7 +25,6 @@ from streamshard.pack.journal import Journal
 from streamshard.pack.options import OnError, Progress
 from streamshard.pack.pool import WorkerPool
 from streamshard.pack.sources import Sample, Source, chunks
-from streamshard.pack.worker import context_of
 from streamshard.pack.writer import ShardWriter
 
 _CHUNK = 32  # inputs that travel to a worker together
@@ -246,7 +246,7 @@ def _pool(
         yield executor
         return
     imports = [name for codec in source.codecs.values() for name in getattr(codec, "imports", ())]
-    with WorkerPool(workers, context_of(start_method, imports)) as own:
+    with WorkerPool(workers, get_context(start_method), imports) as own:
         yield own
 
 

@@ -32,10 +32,9 @@ def pids(loader: ss.StreamLoader) -> list[int]:
 
 def gone(pid: int) -> bool:
     try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
+        return Path(f"/proc/{pid}/stat").read_text().split(")")[1].split()[0] == "Z"
+    except (FileNotFoundError, ProcessLookupError):
         return True
-    return Path(f"/proc/{pid}/stat").read_text().split(")")[1].split()[0] == "Z"
 
 
 def wait_until(condition: Callable[[], bool], seconds: float) -> bool:
