@@ -48,6 +48,7 @@ class GraphCodec:
     """
 
     name = "graph"
+    imports = ("torch_geometric.data",)  # modules that packing takes, which cost memory
 
     def __init__(
         self,

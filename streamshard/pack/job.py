@@ -129,7 +129,7 @@ def pack(
         with _resumable(writer, goes_on=goes_on), writer:
             if on_error not in ("raise", "skip"):
                 raise UsageError(f'on_error is {on_error!r}; it must be "raise" or "skip"')
-            with _pool(executor, _workers(source, workers), start_method) as pool:
+            with _pool(source, executor, _workers(source, workers), start_method) as pool:
                 journal = _write(
                     source,
                     writer,
@@ -239,13 +239,14 @@ def _workers(source: Source, workers: int | None) -> int:
 
 @contextlib.contextmanager
 def _pool(
-    executor: Executor | None, workers: int, start_method: str | None
+    source: Source, executor: Executor | None, workers: int, start_method: str | None
 ) -> Iterator[Executor | None]:
     """The executor given, one of our own, or none where there are no workers."""
     if executor is not None or workers == 0:
         yield executor
         return
-    with WorkerPool(workers, get_context(start_method)) as own:
+    imports = [name for codec in source.codecs.values() for name in getattr(codec, "imports", ())]
+    with WorkerPool(workers, get_context(start_method), imports) as own:
         yield own
 
 

@@ -6,11 +6,13 @@ middle of one, as a machine short of memory does it, the rest is waited for with
 
 from __future__ import annotations
 
+import gc
 import signal
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Executor, Future
-from contextlib import suppress
+from contextlib import contextmanager, suppress
+from importlib import import_module
 from multiprocessing.connection import Connection
 from multiprocessing.context import BaseContext
 from multiprocessing.process import BaseProcess
@@ -32,16 +34,19 @@ class _Task(NamedTuple):
 class WorkerPool(Executor):
     """Does one call at a time in each of its processes; one that dies fails what it had."""
 
-    def __init__(self, workers: int, context: BaseContext) -> None:
+    def __init__(self, workers: int, context: BaseContext, imports: Sequence[str] = ()) -> None:
         """Start the processes.
 
         Args:
             workers: How many.
             context: How they are started.
+            imports: Modules that they need, imported once for all of them where they are forked:
+                torch and PyG take 270 MB of memory in each process that imports them by itself.
         """
         self._max_workers = workers  # as executors of `concurrent.futures` call it
         self._tasks: SimpleQueue[_Task | None] = SimpleQueue()
-        hired = [_hire(context) for _ in range(workers)]
+        with _imported(context, imports):
+            hired = [_hire(context) for _ in range(workers)]
         self._processes = [process for _, process in hired]
         # After the last process, since a thread does not survive a fork.
         self._threads = [Thread(target=self._lead, args=hand, daemon=True) for hand in hired]
@@ -75,6 +80,20 @@ class WorkerPool(Executor):
                     task.future.set_exception(_died(process.exitcode or 0))
                     break
         process.join()
+
+
+@contextmanager
+def _imported(context: BaseContext, imports: Sequence[str]) -> Iterator[None]:
+    """What is forked meanwhile has these modules, in memory that stays shared."""
+    context.set_forkserver_preload([__name__, *imports])
+    if context.get_start_method() == "fork":
+        for name in imports:
+            import_module(name)
+    gc.freeze()  # else a collection in one of them would write to every object
+    try:
+        yield
+    finally:
+        gc.unfreeze()
 
 
 def _hire(context: Any) -> tuple[Connection, BaseProcess]:
