@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 import sys
 from typing import Annotated, Any
 
@@ -143,14 +144,22 @@ def main() -> None:
         sys.exit(status)
     except StreamshardError as error:
         _fail(error, 2 if isinstance(error, UsageError) else 1)
+    except OSError as error:  # of what is printed: those of files are turned into ours
+        with open(os.devnull, "w") as nowhere:  # where what is left goes at the end
+            os.dup2(nowhere.fileno(), sys.stdout.fileno())
+        _fail(f"standard output: {error.strerror}", 1)
     except Exception as error:
-        # Wrong usage, as typer finds it; the home of its exceptions differs between versions.
-        if not hasattr(error, "format_message"):
-            raise
-        if type(error).__name__ == "NoArgsIsHelpError":  # its message is the help
-            print(error.format_message())
-            sys.exit(2)
-        _fail(error.format_message(), 2)
+        _fail_as_typer(error)
+
+
+def _fail_as_typer(error: Exception) -> None:
+    """Wrong usage, as typer finds it; the home of its exceptions differs between versions."""
+    if not hasattr(error, "format_message"):
+        raise error
+    if type(error).__name__ == "NoArgsIsHelpError":  # its message is the help
+        print(error.format_message())
+        sys.exit(2)
+    _fail(error.format_message(), 2)
 
 
 def _fail(error: object, status: int) -> None:

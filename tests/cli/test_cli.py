@@ -5,6 +5,7 @@ import os
 import re
 import signal
 import subprocess
+import sys
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ from typing import Any
 import pytest
 
 import streamshard as ss
+from streamshard.cli.main import main
 from tests.cli.command import (
     COMMAND,
     Here,
@@ -268,6 +270,17 @@ def test_a_reader_that_goes_away_is_no_error(place: Path) -> None:
     os.close(writing)
     assert done.stderr == ""
     assert done.returncode in (0, 1)
+
+
+def test_a_full_disk_under_what_is_printed_is_one_line(
+    place: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["streamshard", "ls", str(place / "packed")])
+    with open("/dev/full", "w", buffering=1) as full:
+        monkeypatch.setattr(sys, "stdout", full)
+        with pytest.raises(SystemExit, match="1"):
+            main()
+    assert capsys.readouterr().err == "streamshard: standard output: No space left on device\n"
 
 
 def test_an_interrupted_pack_leaves_no_dataset_and_no_temporary_file(

@@ -94,10 +94,13 @@ def check_end(ended: Ended, fault: str, folder: Path) -> None:
     if fault == "kill":  # of a worker
         assert "a worker of the pack was killed by SIGKILL" in ended.err
         return
-    said = os.strerror(errno.EIO if fault == "EIO" else errno.ENOSPC)
+    assert os.strerror(errno.EIO if fault == "EIO" else errno.ENOSPC) in ended.err
+    if ".streamshard/manifest.json" in files_of(folder):
+        assert "standard output: " in ended.err  # which tells of a pack that is finished
+        return
     assert f"{folder}/" in ended.err
-    assert said in ended.err
-    assert "finished: --resume (resume=True) goes on" in ended.err
+    if f"{folder}/.streamshard/pack.lock: " not in ended.err:  # before anything
+        assert "finished: --resume (resume=True) goes on" in ended.err
     if "from" not in fault:  # else it can't even tidy up
         assert not any(name.endswith((".tmp", "pack.lock")) for name in files_of(folder))
 
@@ -149,4 +152,5 @@ def test_a_fault_of_the_kernel_at_every_call(
 def test_a_fault_of_the_kernel_at_every_call_of_a_pack_with_workers(
     sources: dict[str, Source], tmp_path: Path, call: str, fault: str
 ) -> None:
-    assert faults_at(sources["images"], tmp_path, call, fault, ALL, workers=2) > 10
+    numbers = ALL[::7] if call == "read" else ALL
+    assert faults_at(sources["images"], tmp_path, call, fault, numbers, workers=2) > 1
