@@ -144,13 +144,17 @@ def main() -> None:
             os.dup2(nowhere.fileno(), sys.stdout.fileno())
         _fail(f"standard output: {error.strerror}", 1)
     except Exception as error:
-        # Wrong usage, as typer finds it; the home of its exceptions differs between versions.
-        if not hasattr(error, "format_message"):
-            raise
-        if type(error).__name__ == "NoArgsIsHelpError":  # its message is the help
-            print(error.format_message())
-            sys.exit(2)
-        _fail(error.format_message(), 2)
+        _fail_as_typer(error)
+
+
+def _fail_as_typer(error: Exception) -> None:
+    """Wrong usage, as typer finds it; the home of its exceptions differs between versions."""
+    if not hasattr(error, "format_message"):
+        raise error
+    if type(error).__name__ == "NoArgsIsHelpError":  # its message is the help
+        print(error.format_message())
+        sys.exit(2)
+    _fail(error.format_message(), 2)
 
 
 def _end(status: int) -> None:

@@ -110,8 +110,8 @@ def check_end(ended: Ended, fault: str, folder: Path) -> None:
     [
         ("write", "ENOSPC", 9),
         ("write", "kill", 12),
-        ("fsync", "EIO", 8),
-        ("fsync", "ENOSPC from there on", 17),
+        ("fsync", "EIO", 3),
+        ("fsync", "ENOSPC from there on", 5),
         ("rename", "ENOSPC", 7),
         ("rename", "kill", 4),
     ],
