@@ -57,8 +57,8 @@ class StreamLoader:
                 depend on it.
             threads: Threads that read and decode samples in each worker, or without workers in this
                 process, which then makes batches ahead of the loop as workers do; 0 for none. What
-                streamshard decodes, and decoders of bytes that have a `form`, run in them; other
-                functions of yours and `transform` never do. The batches do not depend on it.
+                takes bytes runs in them: streamshard's decoders, and codecs. Functions of yours
+                and `transform` never do. The batches do not depend on it.
             device: Where tensors are to be; to CUDA they are copied ahead on a stream of their own.
             on_device: What is done to every batch where it has arrived, on that stream too, so
                 while the batch before it is used: a function of the batch, or by part of that
