@@ -16,7 +16,7 @@ import numpy as np
 import simplejpeg
 import torch
 from numpy.typing import NDArray
-from PIL import Image, ImageOps
+from PIL import Image
 
 from streamshard.codec import orientation
 from streamshard.codec.array import MAGIC, as_picture, view_of
@@ -179,6 +179,8 @@ class _ByPillow:
         self._format = self._image.format
         if self._may_be_turned(data):
             self._load()
+            from PIL import ImageOps  # which few images need
+
             with contextlib.suppress(Exception):  # a damaged tag says nothing
                 self._image = ImageOps.exif_transpose(self._image)
         width, height = self._image.size

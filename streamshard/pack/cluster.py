@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
-from concurrent.futures import CancelledError
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import CancelledError, Executor, Future
 from typing import TYPE_CHECKING, Any
 
 import streamshard
@@ -15,6 +16,8 @@ if TYPE_CHECKING:
     from distributed import Client
 
 _GOES_ON = "; what is finished --resume (resume=True) goes on with"
+_ENDED = ("closing", "closed")
+_LOOK_SECONDS = 0.3  # between looks at the client
 _SECONDS = 10  # to reach the scheduler, and for a first worker to be there
 
 
@@ -48,7 +51,7 @@ def on_cluster(address: str) -> Iterator[Execution]:
         _check_workers(client, address)
         threads = sum(client.nthreads().values())
         # Not pure: what is asked for is done, not looked up by a hash of all arguments.
-        with client.get_executor(pure=False) as executor:
+        with client.get_executor(pure=False) as given, _Watched(given, client) as executor:
             try:
                 yield {"executor": executor, "workers": threads}
             except KilledWorker as error:
@@ -58,6 +61,40 @@ def on_cluster(address: str) -> Iterator[Execution]:
                 ) from None
             except CancelledError:
                 raise WorkerError(f"{address}: the scheduler is gone{_GOES_ON}") from None
+
+
+class _Watched(Executor):
+    """Dask's executor, whose futures end when the client gives the scheduler up.
+
+    What is sent while it tries to reach a scheduler again is otherwise waited for without end.
+    """
+
+    def __init__(self, executor: Executor, client: Client) -> None:
+        self._executor, self._client = executor, client
+        self._pending: set[Future[Any]] = set()
+        self._over = threading.Event()
+        self._thread = threading.Thread(target=self._watch, name="streamshard-cluster", daemon=True)
+        self._thread.start()
+
+    def submit(self, fn: Callable[..., Any], /, *given: Any, **named: Any) -> Future[Any]:
+        """See `Executor`."""
+        if self._client.status in _ENDED:
+            raise CancelledError
+        future = self._executor.submit(fn, *given, **named)
+        self._pending.add(future)
+        future.add_done_callback(self._pending.discard)
+        return future
+
+    def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
+        """See `Executor`; the executor that is watched is ended by who made it."""
+        self._over.set()
+        self._thread.join()
+
+    def _watch(self) -> None:
+        while not self._over.wait(_LOOK_SECONDS):
+            if self._client.status in _ENDED:
+                for future in list(self._pending):
+                    future.cancel()
 
 
 def _connected(kind: type[Client], address: str) -> Client:
