@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import zlib
+from array import array
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple, Protocol, cast, runtime_checkable
 
@@ -105,18 +106,21 @@ class Files(NamedTuple):
     @classmethod
     def of(cls, names: Sequence[str], stamps: Iterable[Stamp], *, one_each: bool = False) -> Files:
         """Turn rows into columns."""
-        rows = np.array(list(stamps), np.int64).reshape(-1, 2)
-        return cls(names, rows[:, 0], rows[:, 1], one_each)
+        sizes, marks = array("q"), array("q")
+        for size, mark in stamps:
+            sizes.append(size)
+            marks.append(mark)
+        return cls(names, np.frombuffer(sizes, np.int64), np.frombuffer(marks, np.int64), one_each)
 
     def reordered(self, order: Sequence[int]) -> Files:
         """The same files, that of the first number first."""
         numbers = np.array(order, np.int64)
-        names = [self.names[number] for number in order]
+        names = _compact(self.names).take(numbers)
         return Files(names, self.sizes[numbers], self.marks[numbers], self.one_each)
 
     def to_bytes(self) -> bytes:
         """A safetensors file of them."""
-        names = columns.Strings.of(self.names)
+        names = _compact(self.names)
         arrays: columns.Columns = {
             "name.data": names.data,
             "name.ends": names.ends,
@@ -139,7 +143,11 @@ class Files(NamedTuple):
             cast("NDArray[np.int64]", arrays["name.ends"]),
         )
         sizes, marks = (cast("NDArray[np.int64]", arrays[name]) for name in ("size", "mark"))
-        return cls(list(names), sizes, marks)
+        return cls(names, sizes, marks)
+
+
+def _compact(names: Sequence[str]) -> columns.Strings:
+    return names if isinstance(names, columns.Strings) else columns.Strings.of(names)
 
 
 @runtime_checkable
@@ -158,16 +166,8 @@ def difference(then: Files, now: Files, inputs: int | None) -> str | None:
         now: What they are.
         inputs: How many of the first files matter, if each is one input; None for all of them.
     """
-    gone, new = sorted({*then.names} - {*now.names}), sorted({*now.names} - {*then.names})
-    if gone or new:
-        said = [
-            f"{names[0]} {what}{_and_more(names)}"
-            for names, what in ((gone, "has vanished"), (new, "is new"))
-            if names
-        ]
-        return ", ".join(said)
-    if list(then.names) != list(now.names):
-        return "its files come in another order"
+    if not _are_equal(then.names, now.names):
+        return _of_names(then.names, now.names)
     differ = (then.sizes[:inputs] != now.sizes[:inputs]) | (
         then.marks[:inputs] != now.marks[:inputs]
     )
@@ -178,6 +178,22 @@ def difference(then: Files, now: Files, inputs: int | None) -> str | None:
     sizes = f"{then.sizes[first]} bytes then, {now.sizes[first]} now"
     names = [now.names[number] for number in changed.tolist()]
     return f"{names[0]} has changed ({sizes}){_and_more(names)}"
+
+
+def _are_equal(then: Sequence[str], now: Sequence[str]) -> bool:
+    """Compared without a string of each."""
+    one, other = _compact(then), _compact(now)
+    return np.array_equal(one.ends, other.ends) and np.array_equal(one.data, other.data)
+
+
+def _of_names(then: Sequence[str], now: Sequence[str]) -> str:
+    gone, new = sorted({*then} - {*now}), sorted({*now} - {*then})
+    said = [
+        f"{names[0]} {what}{_and_more(names)}"
+        for names, what in ((gone, "has vanished"), (new, "is new"))
+        if names
+    ]
+    return ", ".join(said) or "its files come in another order"
 
 
 def _and_more(names: Sequence[str]) -> str:

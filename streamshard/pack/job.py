@@ -24,11 +24,13 @@ from streamshard.pack.files import Listed
 from streamshard.pack.journal import Journal
 from streamshard.pack.options import OnError, Progress
 from streamshard.pack.pool import WorkerPool
-from streamshard.pack.sources import Sample, Source, chunks
+from streamshard.pack.sources import Sample, Source
 from streamshard.pack.writer import ShardWriter
 
-_CHUNK = 32  # inputs that travel to a worker together
+_CHUNK = 32  # inputs that travel to a worker together, at most
+_CHUNK_BYTES = 1_000_000  # what comes of them, at most, but for that of a single one
 _AHEAD = 2  # chunks in flight for each worker, which bounds the memory
+_LARGE = 4_000_000  # bytes of an input of which one is in flight for each worker
 
 
 @dataclass
@@ -259,9 +261,21 @@ def _encoded(
             yield from encode([given])
         return
     pending: deque[Future[list[list[_Encoded]]]] = deque()
-    for chunk in chunks(inputs, _CHUNK):
+    rest, size, ahead = iter(inputs), 1, 1  # until it is known how large they are
+    while chunk := [*itertools.islice(rest, size)]:
         pending.append(pool.submit(encode, chunk))
-        if len(pending) > _AHEAD * at_once:
-            yield from pending.popleft().result()
+        while len(pending) > ahead * at_once:
+            done = pending.popleft().result()
+            nbytes = max(1, _nbytes(done) // len(done))
+            size = max(1, min(_CHUNK, _CHUNK_BYTES // nbytes))
+            ahead = 1 if nbytes > _LARGE else _AHEAD
+            yield from done
     while pending:
         yield from pending.popleft().result()
+
+
+def _nbytes(done: list[list[_Encoded]]) -> int:
+    """Bytes of all parts of some inputs."""
+    samples = [encoded.sample for several in done for encoded in several]
+    parts = [sample[1].values() for sample in samples if not isinstance(sample, SampleError)]
+    return sum(len(part.data) for each in parts for part in each)

@@ -191,6 +191,7 @@ class Journal:
             return
         if self._files is not None:  # stamps of what is still to come may be others than before
             self._write(FILES, self._files.to_bytes())
+            self._files = None  # they may be many
         self._write(JOURNAL, (json.dumps(self._about, indent=1) + "\n").encode())
         self._lies_there = True
 

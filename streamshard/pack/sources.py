@@ -6,7 +6,6 @@ sample, in whichever process. What it finds while listing (class names, odd file
 
 from __future__ import annotations
 
-import itertools
 import os
 from array import array
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -84,10 +83,3 @@ def walk(root: str) -> Iterator[tuple[str, list[str]]]:
 
 def _not_listed(error: OSError) -> None:
     raise PackError(f"{error.filename}: {error.strerror}")
-
-
-def chunks(inputs: Iterable[Any], size: int) -> Iterator[list[Any]]:
-    """Lists of at most `size` inputs."""
-    iterator = iter(inputs)
-    while chunk := list(itertools.islice(iterator, size)):
-        yield chunk

@@ -8,7 +8,8 @@ reader copies and worker processes are to share the pages of a memory map.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from array import array
+from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -63,6 +64,9 @@ def _view(
     return data[begin:end].view(_DTYPES[dtype]).reshape(shape)
 
 
+_AT_ONCE = 1 << 12  # strings that are moved together, which bounds the memory
+
+
 class Strings(Sequence[str]):
     """A read-only sequence of strings kept as two arrays, so that forked workers share its pages.
 
@@ -75,11 +79,25 @@ class Strings(Sequence[str]):
         self.ends = ends
 
     @classmethod
-    def of(cls, strings: Sequence[str]) -> Strings:
+    def of(cls, strings: Iterable[str]) -> Strings:
         """Encode strings as UTF-8."""
-        encoded = [string.encode("utf-8", "surrogateescape") for string in strings]
-        ends = np.cumsum([len(part) for part in encoded], dtype=np.int64)
-        return cls(np.frombuffer(b"".join(encoded), np.uint8), ends)
+        data, ends = bytearray(), array("q")
+        for string in strings:
+            data += string.encode("utf-8", "surrogateescape")
+            ends.append(len(data))
+        return cls(np.frombuffer(data, np.uint8), np.frombuffer(ends, np.int64))
+
+    def take(self, numbers: NDArray[np.int64]) -> Strings:
+        """Those of some numbers, in their order."""
+        begins = np.concatenate([np.zeros(1, np.int64), self.ends])[:-1]
+        sizes = (self.ends - begins)[numbers]
+        pieces = [
+            # Of each byte wanted, the place where it lies.
+            self.data[np.repeat(first - (np.cumsum(n) - n), n) + np.arange(n.sum())]
+            for at in range(0, len(numbers), _AT_ONCE)
+            for first, n in [(begins[numbers[at : at + _AT_ONCE]], sizes[at : at + _AT_ONCE])]
+        ]
+        return Strings(np.concatenate([np.zeros(0, np.uint8), *pieces]), np.cumsum(sizes))
 
     def __len__(self) -> int:
         return len(self.ends)

@@ -15,7 +15,8 @@ dtype together.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from array import array
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple, cast
 
 import numpy as np
@@ -142,12 +143,14 @@ class Cell(NamedTuple):
 
 
 class IndexBuilder:
-    """Collects the rows of one shard and turns them into the bytes of its index."""
+    """Collects the rows of one shard and turns them into the bytes of its index.
+
+    What it holds are numbers, not objects: a shard of small samples has many.
+    """
 
     def __init__(self, parts: Sequence[str]) -> None:
-        self._parts = parts
         self._keys: list[str] = []
-        self._rows: list[Mapping[str, Cell]] = []
+        self._parts = {part: _PartRows() for part in parts}
 
     def __len__(self) -> int:
         return len(self._keys)
@@ -155,26 +158,54 @@ class IndexBuilder:
     def add(self, key: str, cells: Mapping[str, Cell]) -> None:
         """Append one sample; a part that it lacks becomes a missing value."""
         self._keys.append(key)
-        self._rows.append(cells)
+        for part, rows in self._parts.items():
+            rows.add(cells.get(part))
 
     def to_bytes(self) -> bytes:
         """The index file."""
         keys = columns.Strings.of(self._keys)
         arrays: columns.Columns = {"key.data": keys.data, "key.ends": keys.ends}
-        for part in self._parts:
-            cells = [row.get(part) for row in self._rows]
-            crcs = [cell.crc32 if cell else 0 for cell in cells]
-            arrays |= {
-                f"{part}.offset": _narrowed(_column(cell and cell.member.offset for cell in cells)),
-                f"{part}.size": _narrowed(_column(cell and cell.member.size for cell in cells)),
-                f"{part}.crc32": np.array(crcs, np.uint32),
-            }
-            names = sorted({name for cell in cells if cell for name in cell.facts})
-            facts = [_column(cell and cell.facts.get(name) for cell in cells) for name in names]
-            # All of one dtype, so that they can be seen as one matrix.
-            for name, column in zip(names, _narrowed(np.array(facts)), strict=True):
-                arrays[_fact_name(part, name)] = column
+        for part, rows in self._parts.items():
+            arrays |= rows.named(part)
         return columns.to_bytes(arrays)
+
+
+class _PartRows:
+    """The rows of one part, column by column."""
+
+    def __init__(self) -> None:
+        self._offsets, self._sizes, self._crcs = array("q"), array("q"), array("q")
+        self._facts: dict[str, array[int]] = {}
+
+    def add(self, cell: Cell | None) -> None:
+        count = len(self._offsets)
+        self._offsets.append(cell.member.offset if cell else MISSING)
+        self._sizes.append(cell.member.size if cell else MISSING)
+        self._crcs.append(cell.crc32 if cell else 0)
+        facts = cell.facts if cell else {}
+        for name, value in facts.items():
+            if name not in self._facts:
+                self._facts[name] = array("q", [MISSING]) * count
+            self._facts[name].append(value)
+        if len(facts) < len(self._facts):
+            for column in self._facts.values():
+                if len(column) == count:
+                    column.append(MISSING)
+
+    def named(self, part: str) -> columns.Columns:
+        names = sorted(self._facts)
+        # All of one dtype, so that they can be seen as one matrix.
+        facts = _narrowed(np.array([_numbers(self._facts[name]) for name in names]))
+        return {
+            f"{part}.offset": _narrowed(_numbers(self._offsets)),
+            f"{part}.size": _narrowed(_numbers(self._sizes)),
+            f"{part}.crc32": _numbers(self._crcs).astype(np.uint32),
+            **{_fact_name(part, name): row for name, row in zip(names, facts, strict=True)},
+        }
+
+
+def _numbers(values: array[int]) -> NDArray[np.int64]:
+    return np.frombuffer(values, np.int64)
 
 
 def _narrowed(values: NDArray[np.int64]) -> Numbers:
@@ -182,7 +213,3 @@ def _narrowed(values: NDArray[np.int64]) -> Numbers:
     limits = np.iinfo(np.int32)
     fits = not values.size or (values.min() >= limits.min and values.max() <= limits.max)
     return values.astype(np.int32) if fits else values
-
-
-def _column(values: Iterable[int | None]) -> NDArray[np.int64]:
-    return np.array([MISSING if value is None else value for value in values], np.int64)

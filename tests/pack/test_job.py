@@ -3,7 +3,7 @@ from __future__ import annotations
 import itertools
 import os
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, ClassVar
@@ -14,7 +14,7 @@ import streamshard as ss
 from streamshard.codec.base import Codec
 from streamshard.errors import SampleError, WorkerError
 from streamshard.pack.job import pack
-from streamshard.pack.sources import Sample, chunks, pack_order
+from streamshard.pack.sources import Sample, pack_order
 from tests.pack.sources import files_of, read_by_streamshard
 
 
@@ -185,16 +185,20 @@ def test_a_pack_order_brings_far_inputs_together() -> None:
     assert near < 400
 
 
-def test_chunks_take_no_more_than_they_hand_over() -> None:
-    taken = 0
+@pytest.mark.parametrize(("nbytes", "most"), [(10, 32), (100_000, 10), (3_000_000, 1)])
+def test_what_is_large_travels_in_smaller_numbers(tmp_path: Path, nbytes: int, most: int) -> None:
+    together = []
 
-    def inputs() -> Iterator[int]:
-        nonlocal taken
-        for number in range(10):
-            taken += 1
-            yield number
+    class Counting(ThreadPoolExecutor):
+        def submit(self, fn: Any, /, *given: Any, **named: Any) -> Any:
+            together.append(len(given[0]))
+            return super().submit(fn, *given, **named)
 
-    iterator = chunks(inputs(), 4)
-    assert next(iterator) == [0, 1, 2, 3]
-    assert taken == 4
-    assert list(iterator) == [[4, 5, 6, 7], [8, 9]]
+    def load(number: int) -> Sample:
+        return {"__key__": f"{number:06d}", "bin": bytes(nbytes)}
+
+    count = 8 * most + 20
+    with Counting(2) as executor:
+        pack(Numbers(range(count), load), ss.ShardWriter(tmp_path / "own"), executor=executor)
+    assert sum(together) == count
+    assert max(together) == most
