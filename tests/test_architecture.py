@@ -144,4 +144,5 @@ def test_all_names_cost_little_on_top_of_torch() -> None:
         "import streamshard as ss; [getattr(ss, name) for name in ss.__all__]\n"
         "print(time.process_time() - begin)"  # not what a busy machine adds
     )
-    assert any(float(run(code)) < 0.3 for _ in range(3))
+    # All of them together; `import streamshard` alone is the test above.
+    assert any(float(run(code)) < 0.4 for _ in range(3))
