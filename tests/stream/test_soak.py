@@ -39,13 +39,17 @@ class Size:
 
 def size_of(pid: int) -> Size:
     """What a process has now."""
-    home, private, blocks, is_block = Path(f"/proc/{pid}"), 0, 0, False
+    home, private, blocks, counted = Path(f"/proc/{pid}"), 0, 0, set[str]()
     for line in (home / "smaps").read_text().splitlines():
         name, _, value = line.partition(" ")
         if not name.endswith(":"):  # the first line of a mapping
-            is_block = "/memfd:streamshard" in value
-            blocks += is_block
-        elif name in ("Private_Clean:", "Private_Dirty:") and not is_block:
+            counted = {"Private_Dirty:", "Private_Clean:"}
+            if "/memfd:streamshard" in value:
+                blocks, counted = blocks + 1, set()
+            elif ".so" in value or "/bin/" in value:
+                # Its clean pages are private as soon as no other process has the library.
+                counted = {"Private_Dirty:"}
+        elif name in counted:
             private += int(value.split()[0]) * 1024
     return Size(private, (len(os.listdir(home / "fd")), len(os.listdir(home / "task")), blocks))
 
