@@ -175,7 +175,10 @@ def measure(
     figures = photographs.make(jpegs)
     print(", ".join(f"{name} {value:,.0f}" for name, value in figures.items()), flush=True)
     if profile:
-        return figures | {"profile": profile_both(photographs.tars("original"), workers, rounds)}
+        for size in ("original", "small"):
+            print(f"\n{size}")
+            figures[f"profile, {size}"] = profile_both(photographs.tars(size), workers, rounds)
+        return figures
     row = photographs.row
     figures["original"] = row("original JPEGs, decoded", DECODING, "original", "crop")
     figures["small"] = row("shorter side 256, decoded", DECODING, "small", "crop")
