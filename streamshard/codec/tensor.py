@@ -14,6 +14,7 @@ from safetensors.numpy import save as save_arrays
 from safetensors.torch import load as load_tensors
 from safetensors.torch import save as save_tensors
 
+from streamshard.codec.array import MAGIC
 from streamshard.codec.base import Facts, Form, Schema, merge_equal
 from streamshard.codec.text import BytesCodec
 
@@ -48,7 +49,7 @@ class NpyCodec(BytesCodec):
     def decode(self, data: bytes) -> torch.Tensor:
         """See `Codec`."""
         try:
-            if data[:6] != b"\x93NUMPY":
+            if data[:6] != MAGIC:
                 raise ValueError("not a .npy file")
             return torch.from_numpy(np.load(io.BytesIO(data), allow_pickle=False))
         except Exception as error:  # a damaged header raises whatever Python's parser does

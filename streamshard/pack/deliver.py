@@ -13,7 +13,7 @@ from streamshard.errors import UsageError
 from streamshard.pack.choose import check_split, split_source
 from streamshard.pack.job import Summary, pack
 from streamshard.pack.mapping import Mapped, name_of
-from streamshard.pack.options import Execution, Map, reachable
+from streamshard.pack.options import PackOptions, execution_of, globs_of, reachable, seed_of
 from streamshard.pack.sources import KeyedSource
 from streamshard.pack.writer import ShardWriter
 from streamshard.shard.manifest import Manifest
@@ -39,12 +39,7 @@ def deliver(
     about: Mapping[str, Any],
     portable: bool = True,
     remark: Callable[[Manifest], list[str]] | None = None,
-    map: Map | None = None,
-    split: Mapping[str, float] | None = None,
-    overwrite: bool = False,
-    resume: bool = False,
-    storage_options: Mapping[str, Any] | None = None,
-    **options: Unpack[Execution],
+    **options: Unpack[PackOptions],
 ) -> Summary:
     """Pack a source, once for each split, each time only the inputs that belong to it.
 
@@ -55,19 +50,17 @@ def deliver(
         source: Where samples come from.
         destination: Of the dataset; of those of the splits, the folder above.
         shard_size: See `ShardWriter`.
-        about: See `pack`; `map` need not be among it.
+        about: See `pack`; what of `options` decides the bytes need not be among it.
         portable: Whether inputs may be sent to other processes for the sake of `map`.
         remark: Notes on what was written.
-        map: See `PackOptions`; so is all that follows.
-        split: See `PackOptions`.
-        overwrite: See `PackOptions`.
-        resume: See `PackOptions`.
-        storage_options: See `PackOptions`.
-        **options: See `PackOptions`.
+        **options: Of the pack.
 
     Raises:
         UsageError: Both `resume` and `split` are given.
     """
+    map, split = options.get("map"), options.get("split")
+    overwrite, resume = options.get("overwrite", False), options.get("resume", False)
+    storage_options = options.get("storage_options")
     if resume and split is not None:
         # A split that is finished does not tell the fractions it was made with.
         raise UsageError(
@@ -103,9 +96,9 @@ def deliver(
         summary = pack(
             changed or sources[name],
             writer,
-            about={**about, "map": None if map is None else name_of(map)},
+            about={**about, **_deciding(options)},
             goes_on=split is None,
-            **options,
+            **execution_of(options),
         )
         notes = [
             *(changed.remarks if changed else []),
@@ -120,6 +113,17 @@ def deliver(
             held.push(writers[name])
         done = {name: pack_one(name, writer) for name, writer in writers.items()}
     return done[""] if split is None else _together(done)
+
+
+def _deciding(options: PackOptions) -> dict[str, Any]:
+    """What of the options decides the bytes, as JSON has it."""
+    globs, map = globs_of(options), options.get("map")
+    return {
+        "seed": seed_of(options),
+        "include": list(globs.include),
+        "exclude": list(globs.exclude),
+        "map": None if map is None else name_of(map),
+    }
 
 
 def _check_room(

@@ -12,12 +12,18 @@ from typing import TYPE_CHECKING, Any, Unpack
 from streamshard.codec.graph import GraphCodec
 from streamshard.codec.pyg import without_others
 from streamshard.errors import SampleError, UsageError
-from streamshard.pack.choose import Globs, globbed
+from streamshard.pack.choose import globbed
 from streamshard.pack.deliver import deliver
 from streamshard.pack.encode import KEY
 from streamshard.pack.graph_files import GraphFiles, GraphReader
 from streamshard.pack.job import Summary
-from streamshard.pack.options import PackOptions, check_names, reachable
+from streamshard.pack.options import (
+    PackOptions,
+    check_names,
+    globs_of,
+    reachable,
+    seed_of,
+)
 from streamshard.pack.sources import Sample, pack_order
 from streamshard.pack.specs import graphs_of
 from streamshard.shard.manifest import Manifest
@@ -119,13 +125,9 @@ def pack_graphs(
     targets: Sequence[str] = (),
     args: Mapping[str, Any] | None = None,
     shard_size: int | str = "64MB",
-    shuffle: bool = True,
-    seed: int = 0,
     allow_empty: bool = False,
     allow_nan: bool = False,
     narrow: bool = False,
-    include: Sequence[str] = (),
-    exclude: Sequence[str] = (),
     **options: Unpack[PackOptions],
 ) -> Summary:
     """Pack graphs into shards, each as one part `graph`; keys are their numbers.
@@ -139,16 +141,13 @@ def pack_graphs(
         targets: The columns of a `.csv` that become `y`.
         args: Arguments of the callable.
         shard_size: Bytes of a shard, a number or such as "64MB" (decimal).
-        shuffle: Pack in random order, where the source has a length and can be indexed.
-        seed: Of that order.
         allow_empty: Take graphs without nodes.
         allow_nan: Take NaN and infinity in fields.
         narrow: Keep integers in as few bytes as each graph's values allow; batches have them in
             their own dtype again, but other readers of the tars see the narrow one.
-        include: Patterns of keys, which are the graphs' numbers; by default all.
-        exclude: Patterns of keys that are left out.
-        **options: Those of every pack: `map`, `split`, `on_error`, `overwrite`, `resume`, `workers`
-            and more, see `ss.PackOptions`.
+        **options: Those of every pack: `shuffle`, `include`, `map`, `split`, `on_error`, `resume`,
+            `workers` and more, see `ss.PackOptions`. Patterns are of keys, the graphs' numbers.
+            Graphs are shuffled where the source has a length and can be indexed.
 
     Returns:
         What was done.
@@ -173,14 +172,14 @@ def pack_graphs(
         raise UsageError("graphs that can be read only once can't be split; give a list of them")
     graphs = _as_source(
         found,
-        seed=seed if shuffle else None,
+        seed=seed_of(options),
         codec=GraphCodec(allow_empty=allow_empty, allow_nan=allow_nan, narrow=narrow),
     )
     few = isinstance(graphs, GraphFiles) and len(graphs.inputs()) < _FEW
     if few and options.get("workers") is None:
         options["workers"] = 0
     return deliver(
-        globbed(graphs, Globs(tuple(include), tuple(exclude))),
+        globbed(graphs, globs_of(options)),
         destination,
         portable=graphs.portable,
         shard_size=shard_size,
@@ -189,12 +188,9 @@ def pack_graphs(
             "smiles": smiles,
             "targets": list(targets),
             "args": _digest(args),
-            "seed": seed if shuffle else None,
             "allow_empty": allow_empty,
             "allow_nan": allow_nan,
             "narrow": narrow,
-            "include": list(include),
-            "exclude": list(exclude),
         },
         remark=_widened,
         **options,

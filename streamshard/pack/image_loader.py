@@ -10,7 +10,7 @@ from typing import Any, Literal, NamedTuple
 from streamshard.codec.crop import resized_to, shorter_side
 from streamshard.codec.framing import framed, whole
 from streamshard.codec.image import encode_pixels
-from streamshard.codec.picture import opened
+from streamshard.codec.picture import JPEG, PNG, opened
 from streamshard.codec.registry import IMAGE_SUFFIXES
 from streamshard.errors import PackError, SampleError, StoreError, UsageError
 from streamshard.pack.encode import KEY, escape_key
@@ -23,8 +23,8 @@ Keys = Literal["path", "number"]
 ImageFormat = Literal["jpg", "png", "webp", "npy"]
 
 _BEGINNINGS = {
-    b"\xff\xd8\xff": "jpg",
-    b"\x89PNG\r\n\x1a\n": "png",
+    JPEG: "jpg",
+    PNG: "png",
     b"GIF8": "gif",
     b"BM": "bmp",
     b"II*\0": "tif",

@@ -33,7 +33,13 @@ from streamshard.pack.image_loader import (
 )
 from streamshard.pack.job import Summary
 from streamshard.pack.labels import read_labels
-from streamshard.pack.options import PackOptions, check_names, reachable
+from streamshard.pack.options import (
+    PackOptions,
+    check_names,
+    globs_of,
+    reachable,
+    seed_of,
+)
 from streamshard.pack.sources import pack_order, walk
 from streamshard.shard.columns import Strings
 
@@ -222,11 +228,7 @@ def pack_images(
     max_side: int | None = None,
     format: ImageFormat | None = None,
     quality: int = 90,
-    shuffle: bool = True,
-    seed: int = 0,
     keys: Keys = "path",
-    include: Sequence[str] = (),
-    exclude: Sequence[str] = (),
     **options: Unpack[PackOptions],
 ) -> Summary:
     """Pack a folder of images, one folder for each class or flat, into shards.
@@ -245,14 +247,11 @@ def pack_images(
         format: jpg, png, webp or npy, a uint8 array (height, width, 3): the most
             bytes and the least work, for data that is read many times; crops touch only their part.
         quality: Of jpg and webp, 1 to 100, where images are encoded.
-        shuffle: Pack in random order; a folder is sorted by class, and a stream mixes only what
-            lies near.
-        seed: Of that order.
         keys: "path" or "number".
-        include: Patterns (`*` matches slashes too) of paths below the folder; by default all.
-        exclude: Patterns of paths that are left out, as though they were not there.
-        **options: Those of every pack: `map`, `split`, `on_error`, `overwrite`, `resume`, `workers`
-            and more, see `ss.PackOptions`.
+        **options: Those of every pack: `shuffle`, `include`, `map`, `split`, `on_error`, `resume`,
+            `workers` and more, see `ss.PackOptions`. Patterns are of paths below the folder; what
+            they leave out is as though it were not there. A folder is sorted by class, so without
+            `shuffle` a stream would mix next to nothing.
 
     Returns:
         What was done.
@@ -269,9 +268,9 @@ def pack_images(
     folder = ImageFolder(
         reachable(os.fspath(source), options),
         keys=keys,
-        seed=seed if shuffle else None,
+        seed=seed_of(options),
         reencode=reencode,
-        globs=Globs(tuple(include), tuple(exclude)),
+        globs=globs_of(options),
         labels=None if labels is None else os.fspath(labels),
     )
     return deliver(
@@ -281,10 +280,7 @@ def pack_images(
         about={
             "source": os.path.abspath(source),
             **dataclasses.asdict(reencode),
-            "seed": seed if shuffle else None,
             "keys": keys,
-            "include": list(include),
-            "exclude": list(exclude),
             "labels": folder.labels_crc,
         },
         **options,

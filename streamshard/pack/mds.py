@@ -12,7 +12,7 @@ from typing import Any, Unpack
 
 from streamshard.codec.base import Codec
 from streamshard.errors import SampleError
-from streamshard.pack.choose import Globs, globbed
+from streamshard.pack.choose import globbed
 from streamshard.pack.deliver import deliver
 from streamshard.pack.files import GONE, Files, Stamp, absolute, stamp_of
 from streamshard.pack.image_loader import ImageFormat, Reencode
@@ -21,7 +21,13 @@ from streamshard.pack.labels import Labels
 from streamshard.pack.mds_index import INDEX, MdsIndex, read_index, uncompressed
 from streamshard.pack.mds_shards import SampleInput, Samples, split_sample, unchecked
 from streamshard.pack.mds_values import column_of, decoder_of
-from streamshard.pack.options import PackOptions, check_names, reachable
+from streamshard.pack.options import (
+    PackOptions,
+    check_names,
+    globs_of,
+    reachable,
+    seed_of,
+)
 from streamshard.pack.roles import MakeSample, Roles, formats_of, roles_of
 from streamshard.pack.sources import Sample
 from streamshard.pack.windows import Numbered
@@ -217,10 +223,6 @@ def pack_mds(
     max_side: int | None = None,
     format: ImageFormat | None = None,
     quality: int = 90,
-    shuffle: bool = True,
-    seed: int = 0,
-    include: Sequence[str] = (),
-    exclude: Sequence[str] = (),
     **options: Unpack[PackOptions],
 ) -> Summary:
     """Pack a dataset of MosaicML streaming (MDS) into shards; its package is not needed.
@@ -245,12 +247,9 @@ def pack_mds(
         max_side: See `pack_images`.
         format: See `pack_images`.
         quality: See `pack_images`.
-        shuffle: Pack in random order: that of the shards, and of the samples of four at a time.
-        seed: Of that order.
-        include: Patterns of keys, which are the samples' numbers; by default all.
-        exclude: Patterns of keys that are left out.
-        **options: Those of every pack: `map`, `split`, `on_error`, `overwrite`, `resume`, `workers`
-            and more, see `ss.PackOptions`.
+        **options: Those of every pack: `shuffle`, `include`, `map`, `split`, `on_error`, `resume`,
+            `workers` and more, see `ss.PackOptions`. Patterns are of keys, the samples' numbers.
+            The order is that of the shards, and of the samples of four at a time.
 
     Returns:
         What was done.
@@ -270,12 +269,12 @@ def pack_mds(
         image=image,
         label=label,
         drop=drop,
-        seed=seed if shuffle else None,
+        seed=seed_of(options),
         reencode=reencode,
         options=options.get("storage_options"),
     )
     return deliver(
-        globbed(folder, Globs(tuple(include), tuple(exclude))),
+        globbed(folder, globs_of(options)),
         destination,
         shard_size=shard_size,
         about={
@@ -284,9 +283,6 @@ def pack_mds(
             "label": label,
             "drop": list(drop),
             **dataclasses.asdict(reencode),
-            "seed": seed if shuffle else None,
-            "include": list(include),
-            "exclude": list(exclude),
         },
         **options,
     )

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Executor
-from typing import Any, Literal, TypedDict
+from typing import Any, Literal, TypedDict, cast
 
+from streamshard.pack.choose import Globs
 from streamshard.pack.sources import Sample
 from streamshard.store.base import HAS_SCHEME
 
@@ -30,6 +31,11 @@ class PackOptions(Execution, total=False):
     """The arguments by name that every `pack_*` takes beside those of its source.
 
     Attributes:
+        shuffle: Pack in random order, the default; a stream mixes only what lies near.
+        seed: Of that order; 0 by default.
+        include: Patterns (`*` matches slashes too) of the paths or keys that are packed; by default
+            all are.
+        exclude: Patterns of those that are left out; by default none.
         map: A function, or what it is called (`module:function`, `file.py:function`): it gets each
             sample, a dict with `__key__` and the parts (images, and all parts of tars, as bytes; a
             graph as a PyG `Data`), and returns a sample, a list of samples or None. Those of a list
@@ -60,6 +66,10 @@ class PackOptions(Execution, total=False):
         progress: Called with inputs done, inputs in all if that is known, and bytes done.
     """
 
+    shuffle: bool
+    seed: int
+    include: Sequence[str]
+    exclude: Sequence[str]
     map: Map | None
     split: Mapping[str, float] | None
     overwrite: bool
@@ -75,6 +85,21 @@ def check_names(options: PackOptions) -> None:
     """
     if unknown := sorted(set(options) - PackOptions.__optional_keys__):
         raise TypeError(f"a pack takes no argument {unknown[0]!r}")
+
+
+def execution_of(options: PackOptions) -> Execution:
+    """What of the options says how the pack is carried out."""
+    return cast(Execution, {n: v for n, v in options.items() if n in Execution.__optional_keys__})
+
+
+def seed_of(options: PackOptions) -> int | None:
+    """The seed of the order in which inputs are packed; None keeps the source's own."""
+    return options.get("seed", 0) if options.get("shuffle", True) else None
+
+
+def globs_of(options: PackOptions) -> Globs:
+    """Which inputs are packed."""
+    return Globs(tuple(options.get("include", ())), tuple(options.get("exclude", ())))
 
 
 def reachable(place: str, options: PackOptions | Execution) -> str:

@@ -12,7 +12,7 @@ from typing import Any, Unpack
 
 from streamshard.codec.base import Codec
 from streamshard.errors import PackError, SampleError, UsageError
-from streamshard.pack.choose import Globs, globbed
+from streamshard.pack.choose import globbed
 from streamshard.pack.deliver import deliver
 from streamshard.pack.files import Files, absolute, stamp_of
 from streamshard.pack.image_loader import (
@@ -24,7 +24,13 @@ from streamshard.pack.image_loader import (
 )
 from streamshard.pack.job import Summary
 from streamshard.pack.labels import Labels
-from streamshard.pack.options import PackOptions, check_names, reachable
+from streamshard.pack.options import (
+    PackOptions,
+    check_names,
+    globs_of,
+    reachable,
+    seed_of,
+)
 from streamshard.pack.parquet_columns import class_names, columns_of, path_of, read_value, value_of
 from streamshard.pack.parquet_files import ParquetFiles
 from streamshard.pack.parquet_rows import Group, RowInput
@@ -210,11 +216,7 @@ def pack_parquet(
     max_side: int | None = None,
     format: ImageFormat | None = None,
     quality: int = 90,
-    shuffle: bool = True,
-    seed: int = 0,
     keys: Keys = "number",
-    include: Sequence[str] = (),
-    exclude: Sequence[str] = (),
     **options: Unpack[PackOptions],
 ) -> Summary:
     """Pack Parquet files that hold images, such as those of Hugging Face's `datasets`, into shards.
@@ -238,14 +240,10 @@ def pack_parquet(
         max_side: See `pack_images`.
         format: See `pack_images`.
         quality: See `pack_images`.
-        shuffle: Pack in random order: that of the row groups, and of the rows of four at a time,
-            which lie in temporary files meanwhile.
-        seed: Of that order.
         keys: "number", that of the row, or "path", the one beside the image's bytes.
-        include: Patterns (`*` matches slashes too) of keys; by default all.
-        exclude: Patterns of keys that are left out.
-        **options: Those of every pack: `map`, `split`, `on_error`, `overwrite`, `resume`, `workers`
-            and more, see `ss.PackOptions`.
+        **options: Those of every pack: `shuffle`, `include`, `map`, `split`, `on_error`, `resume`,
+            `workers` and more, see `ss.PackOptions`. Patterns are of keys. The order is that of the
+            row groups, and of the rows of four at a time, which lie in temporary files meanwhile.
 
     Returns:
         What was done.
@@ -267,12 +265,12 @@ def pack_parquet(
         label=label,
         drop=drop,
         keys=keys,
-        seed=seed if shuffle else None,
+        seed=seed_of(options),
         reencode=reencode,
         options=options.get("storage_options"),
     )
     return deliver(
-        globbed(source, Globs(tuple(include), tuple(exclude))),
+        globbed(source, globs_of(options)),
         destination,
         shard_size=shard_size,
         about={
@@ -281,10 +279,7 @@ def pack_parquet(
             "label": label,
             "drop": list(drop),
             **dataclasses.asdict(reencode),
-            "seed": seed if shuffle else None,
             "keys": keys,
-            "include": list(include),
-            "exclude": list(exclude),
         },
         **options,
     )

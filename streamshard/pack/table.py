@@ -36,7 +36,13 @@ from streamshard.pack.lines import (
     jsonl_rows,
     parse_object,
 )
-from streamshard.pack.options import PackOptions, check_names, reachable
+from streamshard.pack.options import (
+    PackOptions,
+    check_names,
+    globs_of,
+    reachable,
+    seed_of,
+)
 from streamshard.pack.parquet_table import as_jsonl
 from streamshard.pack.rows import Row, RowFile, kind_of
 from streamshard.pack.sources import Sample, pack_order
@@ -300,11 +306,7 @@ def pack_table(
     max_side: int | None = None,
     format: ImageFormat | None = None,
     quality: int = 90,
-    shuffle: bool = True,
-    seed: int = 0,
     keys: Keys = "path",
-    include: Sequence[str] = (),
-    exclude: Sequence[str] = (),
     **options: Unpack[PackOptions],
 ) -> Summary:
     """Pack the images that a table names into shards.
@@ -318,17 +320,14 @@ def pack_table(
         label: The column of labels: text becomes classes, sorted by name; integers are `cls` as
             they are. In CSV they are integers if each is written as one.
         shard_size: Bytes of a shard, a number or such as "256MB" (decimal).
-        resize: See `pack_images`; so are max_side, format, quality, shuffle and seed.
+        resize: See `pack_images`; so are max_side, format and quality.
         max_side: See `pack_images`.
         format: See `pack_images`.
         quality: See `pack_images`.
-        shuffle: See `pack_images`.
-        seed: See `pack_images`.
         keys: "path", as the table has it, or "number", that of the row.
-        include: Patterns (`*` matches slashes too) of paths as the table has them; by default all.
-        exclude: Patterns of paths whose rows are left out, as though they were not there.
-        **options: Those of every pack: `map`, `split`, `on_error`, `overwrite`, `resume`, `workers`
-            and more, see `ss.PackOptions`.
+        **options: Those of every pack: `shuffle`, `include`, `map`, `split`, `on_error`, `resume`,
+            `workers` and more, see `ss.PackOptions`. Patterns are of paths as the table has them;
+            rows that they leave out are as though they were not there.
 
     Returns:
         What was done.
@@ -349,9 +348,9 @@ def pack_table(
         image=image,
         label=label,
         keys=keys,
-        seed=seed if shuffle else None,
+        seed=seed_of(options),
         reencode=reencode,
-        globs=Globs(tuple(include), tuple(exclude)),
+        globs=globs_of(options),
     )
     return deliver(
         source,
@@ -362,10 +361,7 @@ def pack_table(
             "image": image,
             "label": label,
             **dataclasses.asdict(reencode),
-            "seed": seed if shuffle else None,
             "keys": keys,
-            "include": list(include),
-            "exclude": list(exclude),
         },
         **options,
     )

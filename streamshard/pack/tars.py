@@ -13,13 +13,19 @@ from typing import Any, NamedTuple, Unpack
 from streamshard.codec.base import Codec
 from streamshard.codec.registry import IMAGE_SUFFIXES, part_of
 from streamshard.errors import DamagedError, PackError, SampleError
-from streamshard.pack.choose import Globs, globbed
+from streamshard.pack.choose import globbed
 from streamshard.pack.deliver import deliver
 from streamshard.pack.encode import KEY, check_key, escape_key
 from streamshard.pack.files import Files, absolute, stamp_of
 from streamshard.pack.image_loader import ImageFormat, Keys, Reencode, check_keys
 from streamshard.pack.job import Summary
-from streamshard.pack.options import PackOptions, check_names, reachable
+from streamshard.pack.options import (
+    PackOptions,
+    check_names,
+    globs_of,
+    reachable,
+    seed_of,
+)
 from streamshard.pack.patterns import READ_ONCE, expand, samples_of, split_pattern
 from streamshard.pack.rows import LocalFile, local_file
 from streamshard.pack.sources import Sample
@@ -228,11 +234,7 @@ def pack_tars(
     max_side: int | None = None,
     format: ImageFormat | None = None,
     quality: int = 90,
-    shuffle: bool = True,
-    seed: int = 0,
     keys: Keys = "path",
-    include: Sequence[str] = (),
-    exclude: Sequence[str] = (),
     **options: Unpack[PackOptions],
 ) -> Summary:
     """Pack existing tars in the WebDataset convention into shards.
@@ -251,15 +253,12 @@ def pack_tars(
         max_side: See `pack_images`.
         format: See `pack_images`.
         quality: See `pack_images`.
-        shuffle: Pack in random order: that of the tars, and of the samples of four of them at a
-            time. Else tars come in the order of their names, or of the pattern.
-        seed: Of that order.
         keys: "path", as they are, or "number", that of the tar and that of the sample in it, such
             as 000012-000345.
-        include: Patterns (`*` matches slashes too) of keys; by default all.
-        exclude: Patterns of keys that are left out.
-        **options: Those of every pack: `map`, `split`, `on_error`, `overwrite`, `resume`, `workers`
-            and more, see `ss.PackOptions`.
+        **options: Those of every pack: `shuffle`, `include`, `map`, `split`, `on_error`, `resume`,
+            `workers` and more, see `ss.PackOptions`. Patterns are of keys. The order is that of the
+            tars, and of the samples of four of them at a time; without `shuffle` tars come in the
+            order of their names, or of the pattern.
 
     Returns:
         What was done.
@@ -278,21 +277,18 @@ def pack_tars(
     source = Tars(
         reachable(os.fspath(pattern), options),
         keys=keys,
-        seed=seed if shuffle else None,
+        seed=seed_of(options),
         reencode=reencode,
         options=options.get("storage_options"),
     )
     return deliver(
-        globbed(source, Globs(tuple(include), tuple(exclude))),
+        globbed(source, globs_of(options)),
         destination,
         shard_size=shard_size,
         about={
             "source": absolute(os.fspath(pattern)),
             **dataclasses.asdict(reencode),
-            "seed": seed if shuffle else None,
             "keys": keys,
-            "include": list(include),
-            "exclude": list(exclude),
         },
         **options,
     )

@@ -10,7 +10,6 @@ import shutil
 import struct
 import subprocess
 import sys
-import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -57,14 +56,6 @@ def shards_of(*lengths: int) -> list[list[list[bytes]]]:
 def six(tmp_path: Path) -> Path:
     """Six shards with ten samples each."""
     return write_mds(tmp_path / "six", COLUMNS, shards_of(*[10] * 6))
-
-
-@pytest.fixture
-def scratch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Where temporary files go, and nothing else."""
-    (tmp_path / "scratch").mkdir()
-    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "scratch"))
-    return tmp_path / "scratch"
 
 
 def packed(source: Path, folder: Path, **options: Any) -> list[tuple[str, dict[str, bytes]]]:

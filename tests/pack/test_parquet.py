@@ -11,7 +11,6 @@ import os
 import pickle
 import subprocess
 import sys
-import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -56,14 +55,6 @@ def old(tmp_path: Path) -> Path:
     for n in range(3):
         write(tmp_path / "old" / f"p-{n}.parquet", photos(20 * n, 20 * n + 20))
     return tmp_path / "old"
-
-
-@pytest.fixture
-def scratch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Where temporary files go, and nothing else."""
-    (tmp_path / "scratch").mkdir()
-    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "scratch"))
-    return tmp_path / "scratch"
 
 
 def packed(files: Any, folder: Path, **options: Any) -> list[tuple[str, Parts]]:

@@ -5,7 +5,6 @@ import gzip
 import lzma
 import os
 import pickle
-import tempfile
 from pathlib import Path
 
 import fsspec
@@ -25,14 +24,6 @@ def noted(url: str) -> RowFile:
         rows.add(number, offset, len(line))
         offset += len(line)
     return rows
-
-
-@pytest.fixture
-def scratch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Where temporary files go, and nothing else."""
-    (tmp_path / "scratch").mkdir()
-    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "scratch"))
-    return tmp_path / "scratch"
 
 
 def test_rows_are_read_in_any_order(tmp_path: Path) -> None:

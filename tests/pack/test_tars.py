@@ -6,7 +6,6 @@ import io
 import os
 import shutil
 import tarfile
-import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -61,14 +60,6 @@ def old(tmp_path: Path) -> Path:
     for number in range(6):
         write_tar(tmp_path / "old" / f"t-{number}.tar", members(10 * number, 10 * number + 10))
     return tmp_path / "old"
-
-
-@pytest.fixture
-def scratch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Where temporary files go, and nothing else."""
-    (tmp_path / "scratch").mkdir()
-    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "scratch"))
-    return tmp_path / "scratch"
 
 
 def test_keys_and_parts_stay_as_they_are(old: Path, tmp_path: Path) -> None:
