@@ -79,9 +79,11 @@ def read_unchanged(path: str, stamp: Stamp | None) -> bytes:
     # Not by Python's file object, which takes as long to make as 100 KB to read.
     fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     try:
-        data = os.read(fd, os.fstat(fd).st_size + 1)
-        while more := os.read(fd, _READ):
-            data += more
+        size = os.fstat(fd).st_size if stamp is None else stamp.size
+        data = os.read(fd, size + 1)
+        if len(data) != size or not size:  # written to since, or a file that tells no size
+            while more := os.read(fd, _READ):
+                data += more
         check_unchanged(fd, stamp)
     finally:
         os.close(fd)

@@ -32,8 +32,8 @@ class Outlet:
         """
         self._file, self._where, self._digest = file, where, hashlib.sha256()
         self._thread = ThreadPoolExecutor(1, "streamshard-outlet")  # starts when it is needed
-        self._in_flight: deque[Future[bytearray]] = deque()
-        self._piece = bytearray(_PIECE)
+        self._in_flight: deque[Future[memoryview]] = deque()
+        self._piece = _fresh()
         self._held = self.size = 0
 
     def put(self, data: bytes) -> None:
@@ -59,7 +59,7 @@ class Outlet:
             if self._held == _PIECE:
                 self._in_flight.append(self._thread.submit(self._write, self._piece, _PIECE))
                 is_full = len(self._in_flight) >= _AHEAD
-                self._piece = self._in_flight.popleft().result() if is_full else bytearray(_PIECE)
+                self._piece = self._in_flight.popleft().result() if is_full else _fresh()
                 self._held = 0
 
     def finish(self) -> bytes:
@@ -78,9 +78,14 @@ class Outlet:
         """Write nothing from here on: the file may be closed."""
         self._thread.shutdown(cancel_futures=True)
 
-    def _write(self, piece: bytearray, length: int) -> bytearray:
-        data = memoryview(piece)[:length]
+    def _write(self, piece: memoryview, length: int) -> memoryview:
+        data = piece[:length]
         self._digest.update(data)
         with full_disk_named(self._where):
             self._file.write(data)
         return piece
+
+
+def _fresh() -> memoryview:
+    """Memory for a piece; a bytearray itself would copy twice what is assigned to a part of it."""
+    return memoryview(bytearray(_PIECE))
