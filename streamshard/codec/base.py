@@ -17,10 +17,13 @@ class Form(NamedTuple):
     Attributes:
         dtype: Of the tensor.
         shape: Of one sample's tensor, without the batch axis.
+        channels_last: Whether a batch of (channels, height, width) has the channels of each pixel
+            together, as `torch.channels_last` says.
     """
 
     dtype: torch.dtype
     shape: tuple[int, ...]
+    channels_last: bool = False
 
 
 class Packed(NamedTuple):

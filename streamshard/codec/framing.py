@@ -52,20 +52,17 @@ def whole(picture: Picture, mode: Mode) -> torch.Tensor:
     return result if pixels.flags.writeable else result.clone()
 
 
-def framed(
-    picture: Picture, framing: Framing, mode: Mode, *, interleaved: bool = False
-) -> torch.Tensor:
+def framed(picture: Picture, framing: Framing, mode: Mode) -> torch.Tensor:
     """Decode what is needed of a picture, and resize a box of it.
 
     Args:
         picture: The file.
         framing: What is kept.
         mode: What it becomes.
-        interleaved: Whether the colours of a pixel lie together, which is faster where they are to.
 
     Returns:
-        See `form_of`: uint8 (channels, *framing.size), or labels (*framing.size). A view: pixels of
-        colours lie channel by channel, unless `interleaved`.
+        See `form_of`: uint8 (channels, *framing.size), or labels (*framing.size). A view: the
+        colours of a pixel lie together, as image files have them.
 
     Raises:
         ValueError: See `Picture`.
@@ -74,10 +71,17 @@ def framed(
     least = max(size[0] / box.height, size[1] / box.width)
     pixels, scale = picture.decode(mode, least)
     if mode in CHANNELS:
-        image = _as_batch(pixels, interleaved=interleaved)
-        result = cut_out(image, framing, scale)
+        around = framing.sees_around
+        if not around:  # cut out by numpy, in a fifth of the time that torch takes
+            pixels = pixels[region(box, scale, pixels.shape)]
+        image = _as_batch(pixels)
+        result = (
+            _resized_then_cropped(image, framing, scale) if around else _resized(image, framing)
+        )
+        if pixels.flags.writeable:
+            return result
         is_view = result.untyped_storage().data_ptr() == image.untyped_storage().data_ptr()
-        return result.clone() if is_view and not pixels.flags.writeable else result
+        return result.clone() if is_view else result
     result = torch.from_numpy(_nearest(pixels, box, size))
     return result.flip(-1) if framing.flip else result
 
@@ -94,9 +98,10 @@ def cut_out(image: torch.Tensor, framing: Framing, scale: float = 1.0) -> torch.
         (channels, *framing.size) of whole numbers: uint8, or float32 where it was resized on a
         device without a kernel for uint8.
     """
-    cut = _resized_then_cropped if framing.sees_around else _cropped_then_resized
-    result = cut(image, framing.box, scale, framing.size)
-    return result.flip(-1) if framing.flip else result
+    if framing.sees_around:
+        return _resized_then_cropped(image, framing, scale)
+    rows, columns = region(framing.box, scale, image.shape[2:])
+    return _resized(image[:, :, rows, columns], framing)
 
 
 def region(box: Box, scale: float, shape: Sequence[int]) -> tuple[slice, slice]:
@@ -128,14 +133,15 @@ def _nearest(pixels: Pixels, box: Box, size: tuple[int, int]) -> Pixels:
     return result
 
 
-def _as_batch(pixels: Pixels, *, interleaved: bool = False) -> torch.Tensor:
+def _as_batch(pixels: Pixels) -> torch.Tensor:
     """(H, W, C) seen as (1, C, H, W) in channels_last, for which torch has a fast uint8 kernel.
 
-    What that kernel gives lies as the stride of the batch axis says, though there is one image.
+    The batch axis comes before the axes are turned: by its stride torch tells that it is
+    channels_last, though there is one image, and gives it back so. That takes half the time of
+    taking the colours apart there, and less where that is done when the batch is written.
     """
     array = pixels if pixels.flags.writeable else np.asarray(_Unmarked(pixels))
-    image = torch.from_numpy(array)
-    return image[None].permute(0, 3, 1, 2) if interleaved else image.permute(2, 0, 1)[None]
+    return torch.from_numpy(array)[None].permute(0, 3, 1, 2)
 
 
 class _Unmarked:
@@ -158,20 +164,16 @@ def _interpolated(image: torch.Tensor, **how: Any) -> torch.Tensor:
     return torch.nn.functional.interpolate(image, mode="bilinear", antialias=True, **how).round_()
 
 
-def _cropped_then_resized(
-    image: torch.Tensor, box: Box, scale: float, size: tuple[int, int]
-) -> torch.Tensor:
-    rows, columns = region(box, scale, image.shape[2:])
-    image = image[:, :, rows, columns]
-    if image.shape[2:] != size:
-        image = _interpolated(image, size=size)
-    return image[0]
+def _resized(image: torch.Tensor, framing: Framing) -> torch.Tensor:
+    """What was cut out, resized."""
+    if image.shape[2:] != framing.size:
+        image = _interpolated(image, size=framing.size)
+    return image[0].flip(-1) if framing.flip else image[0]
 
 
-def _resized_then_cropped(
-    image: torch.Tensor, box: Box, scale: float, size: tuple[int, int]
-) -> torch.Tensor:
+def _resized_then_cropped(image: torch.Tensor, framing: Framing, scale: float) -> torch.Tensor:
     """As if the whole were resized, but only a little more than the box is."""
+    box, size = framing.box, framing.size
     top, left = (
         _window(box[axis] * scale, box[2 + axis] * scale, size[axis], image.shape[2 + axis])
         for axis in (0, 1)
@@ -179,7 +181,8 @@ def _resized_then_cropped(
     image = image[:, :, top.first : top.last, left.first : left.last]
     if (top.factor, left.factor) != (1.0, 1.0):
         image = _interpolated(image, scale_factor=(top.factor, left.factor))
-    return image[0, :, top.lead : top.lead + size[0], left.lead : left.lead + size[1]]
+    image = image[0, :, top.lead : top.lead + size[0], left.lead : left.lead + size[1]]
+    return image.flip(-1) if framing.flip else image
 
 
 class _Window(NamedTuple):

@@ -77,21 +77,31 @@ def opened(data: bytes | memoryview) -> Picture:
     return _Jpeg(data) if data[:3] == JPEG else _ByPillow(data)
 
 
-def form_of(mode: Mode, size: tuple[int, int]) -> Form:
+def form_of(
+    mode: Mode,
+    size: tuple[int, int],
+    memory_format: torch.memory_format = torch.contiguous_format,
+) -> Form:
     """What an image of this height and width becomes: (channels, *size), labels (*size)."""
     if mode in CHANNELS:
-        return Form(torch.uint8, (CHANNELS[mode], *size))
+        is_last = memory_format == torch.channels_last
+        return Form(torch.uint8, (CHANNELS[mode], *size), channels_last=is_last)
     return Form(torch.int32 if mode == "labels32" else torch.uint8, size)
 
 
-def check_mode(mode: str) -> None:
-    """Refuse a mode that there is not.
+def check_kind(mode: str, memory_format: torch.memory_format) -> None:
+    """Refuse a mode or a memory format that there is not.
 
     Raises:
         UsageError: See above.
     """
     if mode not in get_args(Mode):
         raise UsageError(f"mode is {mode!r}; it must be one of {', '.join(get_args(Mode))}")
+    if memory_format not in (torch.contiguous_format, torch.channels_last):
+        raise UsageError(
+            f"memory_format is {memory_format}; torch.contiguous_format or torch.channels_last "
+            "is wanted"
+        )
 
 
 class _Jpeg:

@@ -81,7 +81,7 @@ class Reencode:
         if size is None:
             image = whole(picture, "RGB")
         else:
-            image = framed(picture, resized_to(picture.size, size), "RGB", interleaved=True)
+            image = framed(picture, resized_to(picture.size, size), "RGB")
         format = self.format or part
         if format == "npy":
             return {format: image.permute(1, 2, 0).contiguous().numpy()}

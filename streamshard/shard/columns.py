@@ -103,9 +103,10 @@ class Strings(Sequence[str]):
         return len(self.ends)
 
     def __getitem__(self, number: int) -> str:  # type: ignore[override]
-        if not -len(self) <= number < len(self):
-            raise IndexError(f"string {number} of {len(self)}")
-        number %= len(self)
-        begin = int(self.ends[number - 1]) if number else 0
-        encoded = self.data[begin : int(self.ends[number])].tobytes()
+        count = len(self.ends)
+        if not -count <= number < count:
+            raise IndexError(f"string {number} of {count}")
+        number %= count
+        begin = self.ends.item(number - 1) if number else 0
+        encoded = self.data[begin : self.ends.item(number)].tobytes()
         return encoded.decode("utf-8", "surrogateescape")

@@ -11,12 +11,14 @@ import math
 import pickle
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from streamshard.codec.base import Form
 from streamshard.errors import DamagedError
 
 ALIGNMENT = 64  # bytes: a cache line, and more than any dtype needs
@@ -36,12 +38,14 @@ class Entry(NamedTuple):
         dtype: torch's name of it.
         shape: Of the tensor.
         offset: Bytes from the start of the block; a multiple of 64.
+        channels_last: Whether, of (samples, channels, height, width), channels vary fastest.
     """
 
     name: str
     dtype: str
     shape: tuple[int, ...]
     offset: int
+    channels_last: bool = False
 
 
 class Column(NamedTuple):
@@ -110,10 +114,16 @@ class _Piece:
     buffers: Iterable[Buffer]
     add: NDArray[np.int64] | None = None
     fill: Fill | None = None  # in place of buffers
+    channels_last: bool = False
 
     @property
     def nbytes(self) -> int:
         return math.prod(self.shape) * self.dtype.itemsize
+
+    def at(self, offset: int) -> Entry:
+        """The entry, once it has its place."""
+        dtype = str(self.dtype).removeprefix("torch.")
+        return Entry(self.name, dtype, self.shape, offset, self.channels_last)
 
     def write(self, out: NDArray[np.uint8]) -> None:
         """Fill this entry's bytes of the block."""
@@ -174,12 +184,14 @@ class BlockBuilder:
         """Add a part that is one tensor."""
         self.column(name, "tensor", [self.array(name, array)])
 
-    def stacked(
-        self, name: str, dtype: torch.dtype, shape: Sequence[int], tensors: Sequence[torch.Tensor]
-    ) -> None:
-        """Add a part whose samples' tensors, all of one shape, are stacked."""
-        buffers = [_bytes_of(tensor) for tensor in tensors]
-        number = self.piece(name, dtype, (len(tensors), *shape), buffers)
+    def stacked(self, name: str, form: Form, tensors: Sequence[torch.Tensor]) -> None:
+        """Add a part whose samples' tensors, all of one form, are stacked."""
+        number = self.piece(name, form.dtype, (len(tensors), *form.shape), [])
+        self._pieces[number].channels_last = form.channels_last
+        if tensors and form.channels_last:
+            self._pieces[number].fill = partial(_stack, [t.permute(1, 2, 0) for t in tensors])
+        elif tensors:
+            self._pieces[number].fill = partial(_stack, tensors)
         self.column(name, "tensor", [number])
 
     def ragged(self, name: str, tensors: Sequence[torch.Tensor]) -> None:
@@ -238,10 +250,7 @@ class BlockBuilder:
         host = self._place(offsets, sorted(second), moving)
         strings = self._place(offsets, rest, host)
         end = self._place(offsets, sorted(last), strings)
-        entries = tuple(
-            Entry(piece.name, str(piece.dtype).removeprefix("torch."), piece.shape, offsets[number])
-            for number, piece in enumerate(self._pieces)
-        )
+        entries = tuple(piece.at(offsets[number]) for number, piece in enumerate(self._pieces))
         memory = allocate(end)
         out = memory.numpy()
         for piece, entry in zip(self._pieces, entries, strict=True):
@@ -255,6 +264,14 @@ class BlockBuilder:
             offsets[number] = start
             start += -(-self._pieces[number].nbytes // ALIGNMENT) * ALIGNMENT
         return start
+
+
+def _stack(tensors: Sequence[torch.Tensor], out: NDArray[np.uint8]) -> None:
+    """Write tensors of one form one after another, all by one call of torch."""
+    first = tensors[0]
+    memory = torch.from_numpy(out).view(first.dtype).view(len(tensors), *first.shape)
+    with torch.no_grad():
+        torch.stack(list(tensors), out=memory)
 
 
 def _bytes_of(tensor: torch.Tensor) -> NDArray[np.uint8]:
@@ -340,16 +357,24 @@ class Block:
         elif self._host is not None and offset >= self.layout.host:
             memory, offset = self._host, offset - self.layout.host
         dtype: torch.dtype = getattr(torch, entry.dtype)
-        return tensor_on(memory.untyped_storage(), dtype, offset, entry.shape)
+        storage = memory.untyped_storage()
+        if not entry.channels_last:
+            return tensor_on(storage, dtype, offset, entry.shape)
+        _, channels, height, width = entry.shape
+        strides = (height * width * channels, 1, width * channels, channels)
+        return tensor_on(storage, dtype, offset, entry.shape, strides)
 
 
 def tensor_on(
-    storage: torch.UntypedStorage, dtype: torch.dtype, offset: int, shape: Sequence[int]
+    storage: torch.UntypedStorage,
+    dtype: torch.dtype,
+    offset: int,
+    shape: Sequence[int],
+    *strides: Sequence[int],
 ) -> torch.Tensor:
-    """A contiguous tensor on a storage, `offset` bytes from its start."""
+    """A tensor on a storage, `offset` bytes from its start; without strides it is contiguous."""
     tensor = torch.empty(0, dtype=dtype, device=storage.device)
-    # Without strides it is contiguous, which torch's stubs don't know.
-    tensor.set_(storage, offset // dtype.itemsize, shape)  # type: ignore[call-overload]
+    tensor.set_(storage, offset // dtype.itemsize, shape, *strides)
     return tensor
 
 

@@ -137,7 +137,10 @@ class _Images:
     def __init__(self, count: int, form: Form | None, device: torch.device) -> None:
         self.value: Any = [None] * count
         if form is not None:
-            self.value = torch.empty((count, *form.shape), dtype=form.dtype, device=device)
+            lies = torch.channels_last if form.channels_last else torch.contiguous_format
+            self.value = torch.empty(
+                (count, *form.shape), dtype=form.dtype, device=device, memory_format=lies
+            )
 
     def put(self, row: int, image: torch.Tensor) -> None:
         """Put an image, also one of rounded numbers in another dtype, in its place."""

@@ -207,7 +207,8 @@ class Shards:
             StoreError: The bytes can't be read.
         """
         opened = self._shard(shard)
-        offset, size, crc = (int(column[row]) for column in self._extent(opened, part))
+        extent = self._extent(opened, part)
+        offset, size, crc = (column.item(row) for column in extent)
         if size == MISSING:
             return None
         begin = offset - tar.BLOCK
@@ -224,8 +225,8 @@ class Shards:
         opened = self._shard(shard)
         extent = self._extent(opened, part)
         header = bytearray(tar.BLOCK)
-        opened.file.read_into(int(extent.offset[row]) - tar.BLOCK, [header, out])
-        self._check(opened, (shard, row, part), header, out, int(extent.crc32[row]))
+        opened.file.read_into(extent.offset.item(row) - tar.BLOCK, [header, out])
+        self._check(opened, (shard, row, part), header, out, extent.crc32.item(row))
 
     def is_local(self, shard: int) -> bool:
         """Whether a shard lies on this machine."""

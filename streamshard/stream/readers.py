@@ -171,8 +171,9 @@ class _Decoded:
         alike = [other for other in others if type(other) is _Decoded]
         if type(self) is not _Decoded or len(alike) < len(others):
             return None
-        if all(other._form == self._form for other in alike):
-            return self
+        forms = [reader._form for reader in (self, *alike)]
+        if len({form and (form.dtype, form.shape) for form in forms}) == 1:
+            return self  # in the first one's memory format
         return _Decoded(self._shards, self._choices, self._decoder, None)
 
 

@@ -103,7 +103,9 @@ def check_end(ended: Ended, fault: str, folder: Path) -> None:
         return
     assert os.strerror(errno.EIO if fault == "EIO" else errno.ENOSPC) in ended.err
     if ".streamshard/manifest.json" in files_of(folder):
-        assert "standard output: " in ended.err  # which tells of a pack that is finished
+        # Seen, but its name may not be on the disk yet; or else it was what is printed.
+        manifest = f"{folder}/.streamshard/manifest.json: "
+        assert manifest in ended.err or "standard output: " in ended.err
         return
     assert f"{folder}/" in ended.err
     if f"{folder}/.streamshard/pack.lock: " not in ended.err:  # before anything
@@ -156,8 +158,9 @@ def test_a_fault_of_the_kernel_at_every_call(
         *[("ENOSPC", call) for call in ("fsync", "rename")],
     ],
 )
+@pytest.mark.parametrize("block", range(8))
 def test_a_fault_of_the_kernel_at_every_call_of_a_pack_with_workers(
-    sources: dict[str, Source], tmp_path: Path, call: str, fault: str
+    sources: dict[str, Source], tmp_path: Path, call: str, fault: str, block: int
 ) -> None:
-    numbers = ALL[::7] if call == "read" else ALL
-    assert faults_at(sources["images"], tmp_path, call, fault, numbers, workers=2) > 1
+    numbers = ALL[7 * block :: 56] if call == "read" else ALL[block::8]
+    assert faults_at(sources["images"], tmp_path, call, fault, numbers, workers=2) >= 1

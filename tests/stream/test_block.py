@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 
+from streamshard.codec.base import Form
 from streamshard.stream.batch import Batch, BatchTuple, batch_of
 from streamshard.stream.block import ALIGNMENT, Block, BlockBuilder
 from tests.stream.data import same
@@ -23,8 +24,8 @@ def full_builder() -> tuple[BlockBuilder, dict[str, object]]:
     images = [torch.randint(0, 255, (3, 5, 7), dtype=torch.uint8) for _ in range(4)]
     transposed = [torch.randn(6, 2).T for _ in range(4)]  # not contiguous
     ragged = [torch.randn(n, 2).to(torch.bfloat16) for n in (1, 0, 3)]
-    builder.stacked("jpg", torch.uint8, (3, 5, 7), images)
-    builder.stacked("npy", torch.float32, (2, 6), transposed)
+    builder.stacked("jpg", Form(torch.uint8, (3, 5, 7)), images)
+    builder.stacked("npy", Form(torch.float32, (2, 6)), transposed)
     builder.tensor("cls", np.arange(4))
     builder.ragged("png", ragged)
     builder.strings("txt", "text", [b"a", b"", "äß".encode()])
@@ -107,7 +108,7 @@ def test_a_batch_pickles_and_is_equal_and_moves_as_one() -> None:
 
 def test_an_empty_block_has_empty_parts() -> None:
     builder = BlockBuilder()
-    builder.stacked("jpg", torch.uint8, (3, 2, 2), [])
+    builder.stacked("jpg", Form(torch.uint8, (3, 2, 2)), [])
     builder.strings("txt", "text", [])
     builder.ragged("png", [])
     batch = batch_of(builder.finish(allocate, None))
@@ -132,3 +133,22 @@ def test_blocks_are_read_by_their_layout_alone(tmp_path: Path) -> None:
     (tmp_path / "block").write_bytes(block.memory.numpy().tobytes())
     memory = torch.from_numpy(np.fromfile(tmp_path / "block", np.uint8))
     assert same(dict(batch_of(Block(memory, block.layout))), values)
+
+
+@pytest.mark.parametrize("tensors", [
+    [torch.ones(2, 3, requires_grad=True) * number for number in range(3)],
+    [torch.tensor([1 + 2j]).conj(), torch.tensor([3 - 1j])],
+    [torch.tensor([True, False]), torch.tensor([False, True])],
+    [torch.arange(6).reshape(2, 3).T, torch.arange(6, 12).reshape(3, 2)],
+    [torch.zeros(2, 0, 3), torch.ones(2, 0, 3)],
+    [torch.tensor(1.5, dtype=torch.bfloat16), torch.tensor(2.5, dtype=torch.bfloat16)],
+], ids=["grad", "conj", "bool", "transposed", "empty", "bfloat16"])  # fmt: skip
+def test_tensors_of_any_kind_are_stacked(tensors: list[torch.Tensor]) -> None:
+    builder = BlockBuilder()
+    builder.tensor("first", np.arange(3, dtype=np.uint8))  # what follows is aligned nevertheless
+    builder.stacked("x", Form(tensors[0].dtype, tuple(tensors[0].shape)), tensors)
+    stacked = batch_of(builder.finish(allocate, None))["x"]
+    expected = torch.stack(tensors).detach().resolve_conj()
+    assert torch.equal(stacked, expected)
+    assert stacked.dtype == expected.dtype
+    assert not stacked.requires_grad

@@ -31,6 +31,7 @@ CROPS = {
     "center": ss.CenterCrop(16, resize=20),
     "whole": ss.Resize((18, 12)),
     "ragged": ss.Resize(18),
+    "channels last": ss.CenterCrop(16, memory_format=torch.channels_last),
 }
 
 
@@ -110,6 +111,8 @@ def test_images_are_those_of_the_crop_alone(photos: str, crop: Any, how: dict[st
             assert type(images) is type(other[0])
             assert [image.shape for image in images] == [image.shape for image in other[0]]
             assert {image.dtype for image in images} == {torch.uint8}
+            if isinstance(images, torch.Tensor):
+                assert images.stride() == other[0].stride()
             assert torch.equal(classes, other[1])
             assert keys == other[2]
             # Decoded at full size here and at a smaller scale there.
