@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import zlib
 from collections.abc import Mapping
 from typing import Any
 
@@ -12,6 +11,7 @@ import simplejpeg
 import torch
 from numpy.typing import NDArray
 from PIL import Image, ImageOps
+from zlib_ng.zlib_ng import crc32
 
 from streamshard.codec.base import Facts, Form, Schema, merge_equal
 from streamshard.codec.framing import whole
@@ -57,7 +57,7 @@ def _png_is_whole(data: bytes) -> bool:
     while at + 12 <= len(data):
         length = int.from_bytes(data[at : at + 4], "big")
         body = data[at + 4 : at + 8 + length]
-        if zlib.crc32(body) != int.from_bytes(data[at + 8 + length : at + 12 + length], "big"):
+        if crc32(body) != int.from_bytes(data[at + 8 + length : at + 12 + length], "big"):
             return False
         if body[:4] == b"IEND":
             return True

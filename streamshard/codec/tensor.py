@@ -14,7 +14,7 @@ from safetensors.numpy import save as save_arrays
 from safetensors.torch import load as load_tensors
 from safetensors.torch import save as save_tensors
 
-from streamshard.codec.array import MAGIC
+from streamshard.codec.array import MAGIC, view_of
 from streamshard.codec.base import Facts, Form, Schema, merge_equal
 from streamshard.codec.text import BytesCodec
 
@@ -39,8 +39,13 @@ class NpyCodec(BytesCodec):
 
     def inspect(self, data: bytes) -> tuple[Facts, Schema]:
         """See `BytesCodec`."""
-        tensor = self.decode(data)
-        return {}, {"dtype": str(tensor.dtype).removeprefix("torch."), "shape": [*tensor.shape]}
+        try:  # an image's pixels are many: by the header alone, where all is as it should be
+            array = view_of(data)
+            shape, dtype = array.shape, torch.from_numpy(np.empty(0, array.dtype)).dtype
+        except (ValueError, TypeError):
+            tensor = self.decode(data)
+            shape, dtype = tuple(tensor.shape), tensor.dtype
+        return {}, {"dtype": str(dtype).removeprefix("torch."), "shape": [*shape]}
 
     def merge(self, one: Mapping[str, Any], other: Mapping[str, Any]) -> Schema:
         """See `Codec`."""

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import os
-import zlib
 from array import array
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple, Protocol, cast, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
+from zlib_ng.zlib_ng import crc32
 
 from streamshard.shard import columns
 from streamshard.store.base import HAS_SCHEME, redact
@@ -49,7 +49,7 @@ def stamp_of_bytes(path: str) -> Stamp:
     crc = size = 0
     with open(path, "rb") as file:
         while data := file.read(1 << 20):
-            crc, size = zlib.crc32(data, crc), size + len(data)
+            crc, size = crc32(data, crc), size + len(data)
     return Stamp(size, crc)
 
 

@@ -5,13 +5,13 @@ from __future__ import annotations
 import dataclasses
 import operator
 import os
-import zlib
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import PurePath
 from typing import Unpack
 
 import numpy as np
 from numpy.typing import NDArray
+from zlib_ng.zlib_ng import crc32
 
 from streamshard.codec.base import Codec
 from streamshard.codec.registry import IMAGE_SUFFIXES
@@ -87,7 +87,7 @@ class ImageFolder:
         paths = self._chosen(self._list(root, by_class=labels is None), globs)
         numbers = self._by_file(paths, labels) if labels else self._by_folder(paths)
         check_formats(root, {part_of_image(path): path for path in reversed(paths)}, reencode)
-        self.labels_crc = zlib.crc32(numbers) if labels and numbers is not None else None
+        self.labels_crc = crc32(numbers) if labels and numbers is not None else None
         self._numbers = numbers
         self._width = max(6, len(str(len(paths) - 1))) if keys == "number" else 0
         escaped = 0 if self._width else sum("%" in key_of_path(path) for path in paths)

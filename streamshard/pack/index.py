@@ -5,10 +5,11 @@ from __future__ import annotations
 import hashlib
 import os
 import time
-import zlib
 from collections.abc import Callable, Iterable, Mapping
 from io import BufferedIOBase
 from typing import Any
+
+from zlib_ng.zlib_ng import crc32
 
 from streamshard.codec.base import Codec, Packed, Schema
 from streamshard.codec.registry import codec_of, part_of
@@ -184,7 +185,7 @@ class Indexer:
             self._schemas[suffix] = packed.schema
             if self._samples:  # the shards before have none of it
                 self._optional.add(suffix)
-        return Cell(member, zlib.crc32(data), packed.facts)
+        return Cell(member, crc32(data), packed.facts)
 
 
 def sha256_of(file: BufferedIOBase) -> bytes:

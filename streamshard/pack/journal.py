@@ -13,9 +13,10 @@ from __future__ import annotations
 
 import hashlib
 import json
-import zlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
+
+from zlib_ng.zlib_ng import crc32
 
 from streamshard.codec.base import Packed, Schema
 from streamshard.errors import DamagedError, NotFoundError, PackError
@@ -158,7 +159,7 @@ class Journal:
         """Whether this is, byte for byte, the last sample of what was taken over."""
         name = index_name(self._last_shard)
         index = Index(columns.from_buffer(self._store.map(name), name), name)
-        found = {part: zlib.crc32(value.data) for part, value in packed.items()}
+        found = {part: crc32(value.data) for part, value in packed.items()}
         crcs = {part: int(index.extent(part, optional=True).crc32[-1]) for part in packed}
         return (index.keys[len(index) - 1], crcs) == (key, found)
 

@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import contextlib
 import json
-import zlib
 from collections.abc import Mapping
 from pathlib import PurePosixPath
 from typing import Any, NamedTuple
+
+from zlib_ng.zlib_ng import crc32
 
 from streamshard.errors import NotFoundError, PackError, StoreError
 from streamshard.pack.files import Stamp
@@ -99,7 +100,7 @@ def read_index(store: Store) -> MdsIndex:
     if not sum(shard.samples for _, shard in found):
         raise PackError(f"{where}: no sample in it")
     shards = tuple(shard for _, shard in found)
-    return MdsIndex(found[0][0], shards, Stamp(len(data), zlib.crc32(data)))
+    return MdsIndex(found[0][0], shards, Stamp(len(data), crc32(data)))
 
 
 def uncompressed(index: MdsIndex, store: Store) -> MdsIndex:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import zlib
 from collections.abc import Mapping, Sequence
+
+from zlib_ng.zlib_ng import crc32
 
 from streamshard.codec.base import Packed
 from streamshard.codec.registry import suffix_of
@@ -51,7 +52,7 @@ class OpenShard:
             self._outlet.put(data)
             self._outlet.put(bytes(tar.padding(size)))
             member = tar.Member(name, begin, begin + tar.BLOCK, size)
-            cells[part] = Cell(member, zlib.crc32(data), facts)
+            cells[part] = Cell(member, crc32(data), facts)
         self._index.add(key, cells)
 
     def finish(self, sizes: SizesBuilder) -> Shard:

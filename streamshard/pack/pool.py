@@ -42,11 +42,14 @@ class WorkerPool(Executor):
             context: How they are started.
             imports: Modules that they need, imported once for all of them where they are forked:
                 torch and PyG take 270 MB of memory in each process that imports them by itself.
+
+        Raises:
+            WorkerError: One could not be started.
         """
         self._max_workers = workers  # as executors of `concurrent.futures` call it
         self._tasks: SimpleQueue[_Task | None] = SimpleQueue()
         with _imported(context, imports):
-            hired = [_hire(context) for _ in range(workers)]
+            hired = _hired(context, workers)
         self._processes = [process for _, process in hired]
         # After the last process, since a thread does not survive a fork.
         self._threads = [Thread(target=self._lead, args=hand, daemon=True) for hand in hired]
@@ -97,6 +100,21 @@ def _imported(context: BaseContext, imports: Sequence[str]) -> Iterator[None]:
         yield
     finally:
         gc.unfreeze()
+
+
+def _hired(context: BaseContext, workers: int) -> list[tuple[Connection, BaseProcess]]:
+    """All processes, or none of them."""
+    hired: list[tuple[Connection, BaseProcess]] = []
+    try:
+        while len(hired) < workers:
+            hired.append(_hire(context))
+    except (EOFError, OSError) as error:  # EOFError: killed before it answered the fork server
+        for _, process in hired:
+            process.kill()
+            process.join()
+        why = str(error) or type(error).__name__
+        raise WorkerError(f"a worker of the pack could not be started ({why})") from None
+    return hired
 
 
 def _hire(context: Any) -> tuple[Connection, BaseProcess]:

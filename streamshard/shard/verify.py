@@ -5,12 +5,12 @@ from __future__ import annotations
 import functools
 import hashlib
 import os
-import zlib
 from collections.abc import Callable, Iterator
 from io import BufferedIOBase
 from typing import Any, Protocol
 
 import numpy as np
+from zlib_ng.zlib_ng import crc32
 
 from streamshard.errors import DamagedError, StoreError
 from streamshard.shard import tar
@@ -178,7 +178,7 @@ def part_damage(
         member = f"{index.keys[row]}.{part.suffix}"
         if difference := tar.check_header(block, member, length):
             yield f"{place}: index out of step with its tar: {difference}"
-        elif zlib.crc32(data) != crc:
+        elif crc32(data) != crc:
             yield f"{place}: crc32 differs; the data were changed after packing"
         elif judge:
             yield from (f"{place}: {reason}" for reason in judge.data(name, part, index, row, data))

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import os
-import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 from braceexpand import braceexpand
 from numpy.typing import NDArray
+from zlib_ng.zlib_ng import crc32
 
 from streamshard.codec.meaning import Meaning
 from streamshard.codec.registry import decoded
@@ -249,7 +249,7 @@ class Shards:
         member = f"{opened.index.keys[row]}.{self.manifest.parts[part].suffix}"
         if difference := tar.check_header(header, member, len(data)):
             raise DamagedError(f"{self.at(*place)}: index out of step with its tar: {difference}")
-        if (self._verify or not opened.file.local) and zlib.crc32(data) != crc:
+        if (self._verify or not opened.file.local) and crc32(data) != crc:
             raise DamagedError(f"{self.at(*place)}: crc32 differs; the data are damaged")
 
     def view(self, shard: int, row: int, part: str) -> memoryview | None:

@@ -95,3 +95,21 @@ def test_the_end_of_a_pool_waits_for_nothing() -> None:
         results = [pool.submit(sleep, 600) for _ in range(5)]
     assert time.monotonic() - begin < 60
     assert all(result.done() for result in results)
+
+
+def test_a_worker_that_is_killed_as_it_starts_ends_those_that_had(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    context = multiprocessing.get_context("forkserver")
+    start, started = context.Process.start, list[Any]()
+
+    def start_one(process: Any) -> None:
+        if started:
+            raise EOFError("unexpected EOF")  # what the fork server's client says then
+        start(process)
+        started.append(process)
+
+    monkeypatch.setattr(context.Process, "start", start_one)
+    with pytest.raises(WorkerError, match=r"could not be started \(unexpected EOF\)"):
+        WorkerPool(3, context)
+    assert started[0].exitcode == -signal.SIGKILL

@@ -33,7 +33,7 @@ STAGES: dict[str, list[tuple[Any, str]]] = {
     "the plan: which rows": [(order.Order, "places"), (schedule.Schedule, "_located")],
     "pread": [(local.LocalFile, "read")],
     "the tar's header compared": [(tar, "check_header")],
-    "crc32": [(reader.zlib, "crc32")],
+    "crc32": [(reader, "crc32")],
     "the JPEG's header": [(simplejpeg, "decode_jpeg_header")],
     "JPEG decoded": [(simplejpeg, "decode_jpeg")],
     "crop resized": [(torch.nn.functional, "interpolate")],
