@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 import streamshard as ss
+from streamshard.codec.base import Packed
 from streamshard.errors import WorkerError
 from streamshard.pack.pool import WorkerPool
 from tests.pack.sources import class_folders, files_of
@@ -36,6 +37,10 @@ def fail(number: int) -> None:
 
 def end(status: int) -> None:
     os._exit(status)
+
+
+def parts_of(sizes: list[int]) -> list[Packed]:
+    return [Packed(bytes([size % 251]) * size, {"size": size}, {}) for size in sizes]
 
 
 def unpicklable(number: int) -> Callable[[], None]:
@@ -64,6 +69,13 @@ def test_calls_are_done_by_processes_and_errors_come_back(pool: WorkerPool) -> N
 def send_half(connection: Connection, data: Any) -> None:
     connection._send(struct.pack("!i", len(data)) + bytes(data[: len(data) // 2]))  # type: ignore[attr-defined]
     os.kill(os.getpid(), signal.SIGKILL)
+
+
+def test_parts_of_any_size_come_back_as_they_are(pool: WorkerPool) -> None:
+    for sizes in ([], [0, 1, 70_000], [3_000_000, 65_535, 65_536, 65_537]):
+        parts = pool.submit(parts_of, sizes).result()
+        assert parts == parts_of(sizes)
+        assert all(type(part) is Packed and type(part.data) is bytes for part in parts)
 
 
 def test_a_worker_killed_in_the_middle_of_a_result_is_an_error_at_once(
