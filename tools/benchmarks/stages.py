@@ -37,8 +37,7 @@ STAGES: dict[str, list[tuple[Any, str]]] = {
     "the JPEG's header": [(simplejpeg, "decode_jpeg_header")],
     "JPEG decoded": [(simplejpeg, "decode_jpeg")],
     "crop resized": [(torch.nn.functional, "interpolate")],
-    "HWC to CHW": [(block, "_bytes_of")],
-    "copied into the block": [(block._Piece, "write")],
+    "written into the block": [(block._Piece, "write")],
     "memory for the block": [(ring.BlockMemory, "allocate")],
     "handed over": [(ring.BlockMemory, "hand_over"), (worker.Connection, "send")],
     "woken for what is given back": [(worker._Worker, "_listen")],
@@ -115,7 +114,7 @@ def profile(tars: Path, workers: int, epochs: int, *, reuse: bool) -> dict[str, 
     torch.set_num_threads(1)
     dataset = ss.ShardDataset(
         tars, batch_size=64, shuffle=True, parts=("jpg", "cls"), tail="exact",
-        decode={"jpg": ss.RandomResizedCrop(224)},
+        decode={"jpg": ss.RandomResizedCrop(224, memory_format=torch.channels_last)},
     )  # fmt: skip
     with ss.StreamLoader(dataset, num_workers=workers, reuse=reuse, start_method="fork") as loader:
         for _ in loader:

@@ -1,4 +1,4 @@
-"""FFCV: RandomResizedCropRGBImageDecoder, random order, page cache, CHW uint8.
+"""FFCV: RandomResizedCropRGBImageDecoder, random order, page cache, uint8, channels last.
 
 Its writer would encode every JPEG anew; it is given the files' own bytes instead, so that it
 decodes what all others decode. "raw": its pixels are stored as they are.

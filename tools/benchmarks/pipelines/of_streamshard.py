@@ -1,8 +1,10 @@
-"""streamshard: its own decoder, uint8 CHW written into the batch's block."""
+"""streamshard: its own decoder, uint8 written into the batch's block."""
 
 from serving import AHEAD, BATCH_SIZE, CROP, NotYetError, Pipeline, serve
 
 # isort: split
+
+import torch
 
 import streamshard as ss
 
@@ -23,7 +25,9 @@ class Streamshard(Pipeline):
 
     def open(self) -> ss.StreamLoader:
         image, folder = ("npy", self.task.home) if self.task.what == "npy" else ("jpg", "")
-        decode = bytes if self.task.what == "bytes" else ss.RandomResizedCrop(CROP)
+        lies = torch.contiguous_format if self.task.contiguous else torch.channels_last
+        crop = ss.RandomResizedCrop(CROP, memory_format=lies)
+        decode = bytes if self.task.what == "bytes" else crop
         dataset = ss.ShardDataset(
             folder or self.task.tars, batch_size=BATCH_SIZE, shuffle=True, parts=(image, "cls"),
             decode={image: decode}, tail="exact",

@@ -31,6 +31,7 @@ class Task:
         what: "crop": decoded, a random resized crop of 224 pixels, uint8. "bytes": not decoded.
             "npy" or "raw": the same crops of pixels that are stored decoded.
         reuse: Of streamshard, whether memory is used again.
+        contiguous: Of streamshard, whether batches lie channel by channel, not pixel by pixel.
     """
 
     jpegs: str
@@ -39,6 +40,7 @@ class Task:
     workers: int
     what: str
     reuse: bool = False
+    contiguous: bool = False
 
     @property
     def files(self) -> list[tuple[str, int]]:
