@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any, NamedTuple, Protocol
 
@@ -24,6 +25,11 @@ class Form(NamedTuple):
     dtype: torch.dtype
     shape: tuple[int, ...]
     channels_last: bool = False
+
+    @property
+    def nbytes(self) -> int:
+        """Of one sample's tensor."""
+        return math.prod(self.shape) * self.dtype.itemsize
 
 
 class Packed(NamedTuple):

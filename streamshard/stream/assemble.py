@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
+from functools import cache, partial
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
@@ -16,7 +16,7 @@ from streamshard.stream.called import Function
 from streamshard.stream.collate import Inferred
 from streamshard.stream.mixed import Mixed
 from streamshard.stream.on_device import encoded_parts
-from streamshard.stream.parts import PartReader, Place, generators_kept, named
+from streamshard.stream.parts import AllPlaces, PartReader, Place, generators_kept, named
 from streamshard.stream.readers import Called, part_reader
 from streamshard.stream.source import Source, refuse_other_classes
 from streamshard.stream.threads import Each
@@ -135,11 +135,15 @@ class Assembler:
             rows: What it is made of; nothing, for a rank without a share.
             each: Does it, here or in other threads.
         """
-        return self._begun(rows, each, self._gathered(rows.where))
+        places = cache(partial(self._places, rows))
+        at_once = self._gathered(rows.where, places if each is map else None)
+        return self._begun(rows, each, at_once, places)
 
-    def _begun(self, rows: Rows, each: Each, at_once: dict[str, Any]) -> Begun:
+    def _begun(
+        self, rows: Rows, each: Each, at_once: dict[str, Any], all_places: AllPlaces
+    ) -> Begun:
         readers = {name: part for name, part in self._readers.items() if name not in at_once}
-        places = self._places(rows) if readers else []
+        places = all_places() if readers else []
         return Begun(rows, at_once, readers, places, each(partial(_fetched, readers), places))
 
     def finish(
@@ -164,12 +168,12 @@ class Assembler:
             any(probe.kept for probe in probed)  # up to the first that can be read
         try:
             return self._lay_out(begun.rows, read, allocate, with_mask)
-        except DamagedError:
+        except (DamagedError, SampleError):
             if not begun.at_once:
                 raise
-        # Of bytes that were to be read straight into the block: read one by one, each sample is
-        # found damaged, or not, by itself.
-        read = self._read(self._begun(begun.rows, map, {}))
+        # Of what was to go straight into the block: read one by one, each sample is found damaged,
+        # or not, by itself.
+        read = self._read(self._begun(begun.rows, map, {}, partial(self._places, begun.rows)))
         return self._lay_out(begun.rows, read, allocate, with_mask)
 
     def _read(self, begun: Begun) -> _Read:
@@ -179,17 +183,19 @@ class Assembler:
             return _Read(at_once, range(len(rows.positions)), [])
         samples, kept, skipped = self._one_by_one(begun)
         if skipped and at_once:
-            at_once = self._gathered(Places(*(column[kept] for column in rows.where)))
+            where = Places(*(column[kept] for column in rows.where))
+            places = [begun.places[number] for number in kept]
+            at_once = self._gathered(where, lambda: places)
         names = self._outputs if self._is_transformed else begun.readers
         columns = {name: [sample[name] for sample in samples] for name in names}
         return _Read(at_once | columns, kept, skipped)
 
-    def _gathered(self, where: Places) -> dict[str, Any]:
+    def _gathered(self, where: Places, places: AllPlaces | None) -> dict[str, Any]:
         """Parts of all samples, those that can be had at once."""
         if self._is_transformed:
             return {}
         try:
-            found = {name: part.gather(where) for name, part in self._readers.items()}
+            found = {name: part.gather(where, places) for name, part in self._readers.items()}
         except DamagedError:
             return {}  # read one by one, each is found damaged, or not, by itself
         return {name: values for name, values in found.items() if values is not None}

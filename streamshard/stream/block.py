@@ -27,7 +27,7 @@ ENCODED = "encoded"  # a kind whose first entry is decoded from where it lies
 
 Buffer = bytes | memoryview | NDArray[Any]
 Allocate = Callable[[int], torch.Tensor]
-Fill = Callable[[NDArray[np.uint8]], None]
+Fill = Callable[[NDArray[np.uint8]], object]
 
 
 class Entry(NamedTuple):
@@ -120,6 +120,14 @@ class _Piece:
     def nbytes(self) -> int:
         return math.prod(self.shape) * self.dtype.itemsize
 
+    def seen(self, memory: torch.Tensor) -> torch.Tensor:
+        """This entry's bytes as its tensor."""
+        flat = memory.view(self.dtype)
+        if not self.channels_last:
+            return flat.view(self.shape)
+        samples, channels, height, width = self.shape
+        return flat.view(samples, height, width, channels).permute(0, 3, 1, 2)
+
     def at(self, offset: int) -> Entry:
         """The entry, once it has its place."""
         dtype = str(self.dtype).removeprefix("torch.")
@@ -186,12 +194,24 @@ class BlockBuilder:
 
     def stacked(self, name: str, form: Form, tensors: Sequence[torch.Tensor]) -> None:
         """Add a part whose samples' tensors, all of one form, are stacked."""
-        number = self.piece(name, form.dtype, (len(tensors), *form.shape), [])
-        self._pieces[number].channels_last = form.channels_last
-        if tensors and form.channels_last:
-            self._pieces[number].fill = partial(_stack, [t.permute(1, 2, 0) for t in tensors])
-        elif tensors:
-            self._pieces[number].fill = partial(_stack, tensors)
+        self.filled(name, form, len(tensors), partial(_stack, tensors))
+
+    def filled(
+        self, name: str, form: Form, count: int, fill: Callable[[torch.Tensor], object]
+    ) -> None:
+        """Add a part whose samples, of one form, are written when their place is there.
+
+        Args:
+            name: Of the part.
+            form: Of each sample.
+            count: Samples.
+            fill: Writes to (count, *form.shape), contiguous or channels last as the form says.
+        """
+        number = self.piece(name, form.dtype, (count, *form.shape), [])
+        piece = self._pieces[number]
+        piece.channels_last = form.channels_last
+        if piece.nbytes:
+            piece.fill = lambda out: fill(piece.seen(torch.from_numpy(out)))
         self.column(name, "tensor", [number])
 
     def ragged(self, name: str, tensors: Sequence[torch.Tensor]) -> None:
@@ -266,12 +286,10 @@ class BlockBuilder:
         return start
 
 
-def _stack(tensors: Sequence[torch.Tensor], out: NDArray[np.uint8]) -> None:
+def _stack(tensors: Sequence[torch.Tensor], rows: torch.Tensor) -> None:
     """Write tensors of one form one after another, all by one call of torch."""
-    first = tensors[0]
-    memory = torch.from_numpy(out).view(first.dtype).view(len(tensors), *first.shape)
     with torch.no_grad():
-        torch.stack(list(tensors), out=memory)
+        torch.stack(list(tensors), out=rows)
 
 
 def _bytes_of(tensor: torch.Tensor) -> NDArray[np.uint8]:

@@ -15,26 +15,30 @@ from streamshard.stream.block import BlockBuilder
 
 def add_formed(builder: BlockBuilder, name: str, form: Form, values: Sequence[Any]) -> None:
     """Add tensors of one known form, stacked."""
-    values = [value if isinstance(value, torch.Tensor) else _as_tensor(value) for value in values]
-    for value in values:
-        if not isinstance(value, torch.Tensor):
+    builder.stacked(name, form, [formed(name, form, value) for value in values])
+
+
+def formed(name: str, form: Form, value: Any) -> torch.Tensor:
+    """A tensor of this form; a number or an array as one.
+
+    Raises:
+        UsageError: It is another.
+    """
+    if not isinstance(value, torch.Tensor):
+        if not isinstance(value, np.ndarray | np.generic | int | float):
             raise UsageError(
                 f"part {name}: a {type(value).__name__} among tensors of shape {form.shape}; give "
                 "every sample one kind of value"
             )
-        if value.dtype != form.dtype or value.shape != form.shape:
-            raise UsageError(
-                f"part {name}: a {value.dtype} of shape {tuple(value.shape)} among "
-                f"{form.dtype} of shape {form.shape}; give every sample one shape, or the decoder "
-                "an attribute `form = None`, which makes batches lists"
-            )
-    builder.stacked(name, form, values)
-
-
-def _as_tensor(value: Any) -> Any:
-    """A number or an array as a tensor; anything else as it is."""
-    is_number = isinstance(value, np.ndarray | np.generic | int | float)
-    return torch.as_tensor(value) if is_number else value
+        value = torch.as_tensor(value)
+    tensor: torch.Tensor = value
+    if tensor.dtype != form.dtype or tensor.shape != form.shape:
+        raise UsageError(
+            f"part {name}: a {tensor.dtype} of shape {tuple(tensor.shape)} among "
+            f"{form.dtype} of shape {form.shape}; give every sample one shape, or the decoder "
+            "an attribute `form = None`, which makes batches lists"
+        )
+    return tensor
 
 
 def add_listed(builder: BlockBuilder, name: str, values: Sequence[Any]) -> None:

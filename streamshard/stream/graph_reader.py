@@ -16,7 +16,7 @@ from streamshard.shard.manifest import Part
 from streamshard.stream.block import BlockBuilder
 from streamshard.stream.choice import Graphs
 from streamshard.stream.graphs import GraphRows, Layouter
-from streamshard.stream.parts import PartReader, Place, by_shard
+from streamshard.stream.parts import AllPlaces, PartReader, Place, by_shard
 from streamshard.stream.reader import Shards
 
 
@@ -46,7 +46,7 @@ class GraphReader:
         graph = self._shards.decode(place.shard, place.row, self._name, self._part, data)
         return with_fields(graph, self._choice.chosen(self._part.schema))
 
-    def gather(self, where: Places) -> GraphRows | None:
+    def gather(self, where: Places, places: AllPlaces | None) -> GraphRows | None:
         """All graphs of a batch at once, where their shards are local and whole, else None."""
         facts = np.empty((len(self._layouter.facts), len(where.rows)), np.int64)
         begins = np.empty(len(where.rows), np.int64)

@@ -8,7 +8,8 @@ from typing import Any
 from streamshard.plan.order import Places
 from streamshard.stream.block import BlockBuilder
 from streamshard.stream.collate import Inferred
-from streamshard.stream.parts import PartReader, Place
+from streamshard.stream.parts import AllPlaces, PartReader, Place
+from streamshard.stream.undecoded import Undecoded
 
 
 class Mixed:
@@ -33,9 +34,10 @@ class Mixed:
         """See `PartReader`."""
         return self._readers[place.source].value(place, fetched)
 
-    def gather(self, where: Places) -> Any | None:
+    def gather(self, where: Places, places: AllPlaces | None) -> Any | None:
         """See `PartReader`."""
-        return None if self._joined is None else self._joined.gather(where)
+        found = None if self._joined is None else self._joined.gather(where, places)
+        return found._replace(reader=self) if isinstance(found, Undecoded) else found
 
     def add(self, builder: BlockBuilder, name: str, values: Sequence[Any]) -> None:
         """See `PartReader`."""

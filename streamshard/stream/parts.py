@@ -60,6 +60,9 @@ class Place(NamedTuple):
         return self._replace(seed=self.seed ^ _TRANSFORM)
 
 
+AllPlaces = Callable[[], Sequence[Place]]
+
+
 class PartReader(Protocol):
     """How one part gets from a row into a batch.
 
@@ -76,8 +79,13 @@ class PartReader(Protocol):
     def value(self, place: Place, fetched: Any) -> Any:
         """The decoded value of a sample that was fetched, for a transform."""
 
-    def gather(self, where: Places) -> Any | None:
-        """What the batch collects of all samples at once; None where that can't be had so."""
+    def gather(self, where: Places, places: AllPlaces | None) -> Any | None:
+        """What the batch collects of all samples at once; None where that can't be had so.
+
+        Args:
+            where: The samples.
+            places: The same, one by one; None where other threads fetch samples.
+        """
 
     def add(self, builder: BlockBuilder, name: str, values: Any) -> None:
         """One column of what was collected, one by one or at once."""

@@ -13,7 +13,7 @@ from streamshard.plan.order import Ints, Places
 from streamshard.shard.index import MISSING
 from streamshard.stream.block import BlockBuilder
 from streamshard.stream.collate import add_listed
-from streamshard.stream.parts import PartReader, Place, by_shard
+from streamshard.stream.parts import AllPlaces, PartReader, Place, by_shard
 from streamshard.stream.reader import Shards
 
 
@@ -68,7 +68,7 @@ class RawReader:
 
     value = collect
 
-    def gather(self, where: Places) -> RawRows | None:
+    def gather(self, where: Places, places: AllPlaces | None) -> RawRows | None:
         """All samples at once, where they are local and none lacks the part, else None.
 
         What is remote is better read by many threads than at once.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -19,10 +20,11 @@ from streamshard.stream.collate import Inferred, add_formed, add_listed
 from streamshard.stream.encoded import Encoded, add_encoded
 from streamshard.stream.gpu_decode import GpuDecode
 from streamshard.stream.graph_reader import GraphReader
-from streamshard.stream.parts import PartReader, Place, by_shard, named
+from streamshard.stream.parts import AllPlaces, PartReader, Place, by_shard, named
 from streamshard.stream.raw import RawReader
 from streamshard.stream.reader import Shards
 from streamshard.stream.source import Decoder
+from streamshard.stream.undecoded import WORTH_A_ROW, Undecoded
 
 
 def part_reader(shards: Shards, part: str, decode: Mapping[str, Decoder]) -> PartReader:
@@ -101,7 +103,7 @@ class _Ints:
 
     value = collect
 
-    def gather(self, where: Places) -> Ints:
+    def gather(self, where: Places, places: AllPlaces | None) -> Ints:
         values = np.empty(len(where.rows), np.int64)
         for source, shard, chosen in by_shard(where):
             reader = self._sources[source]
@@ -158,11 +160,17 @@ class _Decoded:
 
     value = collect
 
-    def gather(self, where: Places) -> None:
-        """See `PartReader`: every sample is decoded by itself."""
+    def gather(self, where: Places, places: AllPlaces | None) -> Undecoded | None:
+        """See `PartReader`: every sample is decoded by itself, when its row is there."""
+        if self._form is None or places is None or self._form.nbytes < WORTH_A_ROW:
+            return None
+        return Undecoded(self, places(), self._form)
 
-    def add(self, builder: BlockBuilder, name: str, values: Sequence[Any]) -> None:
-        if self._form is not None:
+    def add(self, builder: BlockBuilder, name: str, values: Sequence[Any] | Undecoded) -> None:
+        if isinstance(values, Undecoded):
+            form, count = values.form, len(values.places)
+            builder.filled(name, form, count, partial(values.decode_into, name))
+        elif self._form is not None:
             add_formed(builder, name, self._form, values)
         else:
             add_listed(builder, name, values)
@@ -192,7 +200,7 @@ class _Encoded(_Decoded):
         at = self._shards.at(place.shard, place.row, self._choices[0][0])
         raise SampleError(f"{at}: the sample lacks it, and ss.GpuDecode wants an image in each")
 
-    def add(self, builder: BlockBuilder, name: str, values: Sequence[tuple[Encoded, str]]) -> None:
+    def add(self, builder: BlockBuilder, name: str, values: Any) -> None:
         """See `PartReader`."""
         add_encoded(builder, name, [image for image, _ in values], [at for _, at in values])
 

@@ -23,7 +23,7 @@ import streamshard as ss
 from streamshard.plan import order
 from streamshard.shard import tar
 from streamshard.store import local
-from streamshard.stream import block, reader, ring, schedule, worker
+from streamshard.stream import reader, ring, schedule, worker
 
 PYTHON = "Python around all of it"
 TRAINER, BUSY = "the trainer", "processor / wall time of a worker"
@@ -37,7 +37,7 @@ STAGES: dict[str, list[tuple[Any, str]]] = {
     "the JPEG's header": [(simplejpeg, "decode_jpeg_header")],
     "JPEG decoded": [(simplejpeg, "decode_jpeg")],
     "crop resized": [(torch.nn.functional, "interpolate")],
-    "written into the block": [(block._Piece, "write")],
+    "copied into its row": [(torch.Tensor, "copy_")],
     "memory for the block": [(ring.BlockMemory, "allocate")],
     "handed over": [(ring.BlockMemory, "hand_over"), (worker.Connection, "send")],
     "woken for what is given back": [(worker._Worker, "_listen")],
