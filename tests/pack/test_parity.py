@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import string
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -47,12 +47,31 @@ def keys_are_kept(key: str) -> bool:
     )
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
-@given(keys=st.lists(hard_keys, min_size=40, max_size=60, unique=True), data=st.data())
+def lists_of_keys(count: int) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """A law of so many lists of at least 40 keys each."""
+    keys = st.lists(hard_keys, min_size=40, max_size=60, unique=True)
+    quiet = settings(
+        max_examples=count, deadline=None, suppress_health_check=[HealthCheck.too_slow]
+    )
+    return lambda law: quiet(given(keys=keys, data=st.data())(law))
+
+
+@lists_of_keys(60)
 def test_every_key_is_read_alike_by_all_or_refused_by_name(
     tmp_path_factory: pytest.TempPathFactory, keys: list[str], data: st.DataObject
 ) -> None:
-    root = tmp_path_factory.mktemp("keys")
+    assert_kept_or_refused(tmp_path_factory.mktemp("keys"), keys, data)
+
+
+@pytest.mark.slow
+@lists_of_keys(250)
+def test_ten_thousand_keys_are_read_alike_by_all_or_refused_by_name(
+    tmp_path_factory: pytest.TempPathFactory, keys: list[str], data: st.DataObject
+) -> None:
+    assert_kept_or_refused(tmp_path_factory.mktemp("keys"), keys, data)
+
+
+def assert_kept_or_refused(root: Path, keys: list[str], data: st.DataObject) -> None:
     written: Samples = []
     tried: set[str] = set()
     contents = iter(data.draw(st.lists(st.binary(max_size=700), min_size=1, max_size=6)) * 200)
