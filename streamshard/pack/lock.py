@@ -10,6 +10,7 @@ pack left is taken over with `--resume` or `--overwrite`.
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import fcntl
 import json
@@ -193,7 +194,14 @@ def _leave_all() -> None:
         lock.leave_to_parent()
 
 
+def _release_all() -> None:
+    for lock in _HELD:
+        lock.release()
+
+
 os.register_at_fork(after_in_child=_leave_all)
+# Before what `release` needs is gone: a writer that nobody closed lives up to the end.
+atexit.register(_release_all)
 
 
 class RemoteLock:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -17,6 +18,7 @@ from streamshard.shard.sizes import GRAPH, Sizes
 from streamshard.stream.board import Board
 from streamshard.stream.course import Course
 from streamshard.stream.source import Source
+from streamshard.stream.turn import Turn
 
 _KEPT = 2  # epochs whose batches a process keeps: the current one and the next
 
@@ -54,6 +56,7 @@ class BudgetPlan:
         self._sizes: Sizes | None = None
         self._kept: OrderedDict[tuple[OrderRule, int], Batches] = OrderedDict()
         self._board = Board.new(len(source.view))
+        self._turn = Turn()  # the loop and a thread ahead of it may ask at one time
         if budget.oversize == "error":
             self._refuse_oversize()
 
@@ -82,12 +85,14 @@ class BudgetPlan:
     def batches(self, rule: OrderRule, epoch: int) -> Batches:
         """The batches of an epoch, planned when they are first asked for."""
         key = rule, epoch
-        if key not in self._kept:
-            self._kept[key] = self._board.find(epoch, repr(key), lambda: self._plan(rule, epoch))
-        self._kept.move_to_end(key)
-        while len(self._kept) > _KEPT:
-            self._kept.popitem(last=False)
-        return self._kept[key]
+        with self._turn:
+            if key not in self._kept:
+                name, plan = repr(key), partial(self._plan, rule, epoch)
+                self._kept[key] = self._board.find(epoch, name, plan)
+            self._kept.move_to_end(key)
+            while len(self._kept) > _KEPT:
+                self._kept.popitem(last=False)
+            return self._kept[key]
 
     def _plan(self, rule: OrderRule, epoch: int) -> Batches:
         sizes, counts = self._read_sizes(), self._dataset.counts

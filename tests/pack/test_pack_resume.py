@@ -6,6 +6,8 @@ import gzip
 import itertools
 import os
 import shutil
+import subprocess
+import sys
 import uuid
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -21,6 +23,7 @@ from streamshard.errors import DatasetError, PackError, SampleError, StoreError,
 from streamshard.pack.journal import Journal, read_lines
 from streamshard.pack.lock import LOCK
 from streamshard.store.filesystem import open_store
+from tests.cli.command import environment
 from tests.pack import hooks
 from tests.pack.sources import (
     class_folders,
@@ -494,6 +497,19 @@ def test_a_writer_that_was_let_go_leaves_no_lock(tmp_path: Path) -> None:
     writer = ss.ShardWriter(tmp_path / "own")
     assert files_of(tmp_path) != {}
     del writer
+    assert not (tmp_path / "own").exists()
+
+
+def test_a_writer_that_nobody_closed_leaves_no_lock_and_is_quiet(tmp_path: Path) -> None:
+    script = f"import streamshard as ss; writer = ss.ShardWriter({str(tmp_path / 'own')!r})"
+    ended = subprocess.run(
+        [sys.executable, "-c", script],
+        env=environment(),
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert ended.stderr == ""
     assert not (tmp_path / "own").exists()
 
 

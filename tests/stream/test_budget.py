@@ -7,6 +7,8 @@ import os
 import pickle
 import re
 import signal
+import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -66,6 +68,28 @@ def test_batches_are_those_of_the_oracle(url: str) -> None:
         expected = budget_batches(graphs, lane_count=6, max_nodes=150, max_edges=330)
         assert collect(dataset) == [[keys[position] for position in batch] for batch in expected]
         assert len(dataset) == len(expected)
+
+
+def test_threads_of_one_process_plan_an_epoch_once(
+    url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The loop asks for its epoch while a thread ahead of it asks for the next ones."""
+    course = ss.ShardDataset(url, budget=BUDGET, **SIX_LANES).course
+    plan: Any = course.plan
+    planned, make = list[int](), plan._plan
+
+    def slow(rule: Any, epoch: int) -> Any:
+        planned.append(epoch)
+        time.sleep(0.01)
+        return make(rule, epoch)
+
+    monkeypatch.setattr(plan, "_plan", slow)
+    rule = course.first_cursor(ss.World(), 0).rule
+    for epoch in range(5):
+        with ThreadPoolExecutor(4) as threads:
+            found = [threads.submit(plan.batches, rule, epoch) for _ in range(4)]
+        assert len({id(each.result()) for each in found}) == 1
+    assert planned == [*range(5)]
 
 
 def test_a_batch_is_the_batch_of_its_graphs(url: str) -> None:
