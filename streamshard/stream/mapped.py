@@ -6,6 +6,7 @@ import contextlib
 import os
 import pickle
 import weakref
+from collections import deque
 from typing import cast
 
 import numpy as np
@@ -29,6 +30,9 @@ class MappedMemory:
             device: Where blocks are copied to; for CUDA a ring's pages are locked.
         """
         self._pid, self._device = pid, device
+        self._dropped: deque[int] = deque()
+        self._held: dict[int, weakref.finalize[..., NDArray[np.uint8]]] = {}
+        _ALL.add(self)
         self._number = FRESH
         self._ring: NDArray[np.uint8] = np.zeros(0, np.uint8)
 
@@ -47,10 +51,37 @@ class MappedMemory:
         # Each block gets a storage of its own that ends where it does: what is copied, pinned or
         # pickled is the block, never its ring. Numpy's storages are also fit to be sent to other
         # processes, which those of `from_file` are not.
-        memory = torch.from_numpy(whole[place.start : end])
+        array = whole[place.start : end]
+        if place.ring == FRESH:
+            self._watch(array, place.number)
+        memory = torch.from_numpy(array)
         layout = pickle.loads(whole[end : end + place.layout_bytes].tobytes())  # our own worker's
         block = Block(memory, layout)
         return block if place.ring == FRESH else block.lent()
+
+    def dropped(self, most: int) -> list[int]:
+        """Blocks for keeps, by number, that nobody holds any more; each is told once."""
+        return [self._dropped.popleft() for _ in range(min(most, len(self._dropped)))]
+
+    def _watch(self, array: NDArray[np.uint8], number: int) -> None:
+        """Take note when the last that sees this memory, of whatever kind, is gone.
+
+        That may be in any thread and in the middle of anything, so it is only noted.
+        """
+        held, dropped = self._held, self._dropped
+
+        def drop() -> None:
+            if held.pop(number, None):
+                dropped.append(number)
+
+        held[number] = weakref.finalize(array, drop)
+        held[number].atexit = False
+
+    def forget(self) -> None:
+        """Never tell of the blocks that are held now."""
+        for number in list(self._held):
+            if watched := self._held.pop(number, None):
+                watched.detach()
 
     def _map(self, place: Place) -> NDArray[np.uint8]:
         if place.ring == FRESH:
@@ -60,6 +91,19 @@ class MappedMemory:
             if self._device is not None and self._device.type == "cuda":
                 _lock_pages(self._ring, self._device)
         return self._ring
+
+
+_ALL: weakref.WeakSet[MappedMemory] = weakref.WeakSet()
+
+
+def _forget_all() -> None:
+    """At a fork: the other process has the batches that are held, and nobody hears of it."""
+    for memory in list(_ALL):
+        memory.forget()
+
+
+# After it too: another thread may have taken one meanwhile.
+os.register_at_fork(before=_forget_all, after_in_parent=_forget_all)
 
 
 def _opened(pid: int, place: Place) -> NDArray[np.uint8]:

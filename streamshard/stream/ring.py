@@ -1,8 +1,10 @@
-"""A worker's memory for blocks: a ring of slots that are written again and again, or fresh memfds.
+"""A worker's memory for blocks: a ring of slots that are written again and again, or memfds.
 
 Both are nameless memory that the kernel frees with its last user, so a kill leaves nothing behind.
 A block in the ring costs no system call and no page that was not there before, but must be given
-back; a fresh one belongs to whoever takes it.
+back. One in a memfd of its own belongs to whoever takes it. Where that one says that nobody holds
+it any more, it is written again, since new pages are what most of its price is; a few are
+remembered for that, the others are the taker's alone.
 
 The rule of the ring's size: the first block settles that of a slot, a quarter and at least 64 KiB
 to spare. A block that outgrows the slots goes into fresh memory; with the fourth of them the ring
@@ -13,6 +15,7 @@ address space only, not memory.
 
 from __future__ import annotations
 
+import itertools
 import mmap
 import os
 from typing import NamedTuple
@@ -21,9 +24,11 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-FRESH = 0  # the ring's number of memory that is no ring's
+FRESH, DROPPED = 0, -1  # the ring's number of memory that is no ring's; of such that is unused
 _SPARE = 64 * 1024  # bytes; at least what small blocks and their layouts differ by
 _OUTGROWN = 4
+_REMEMBERED = 2  # blocks that were taken, besides as many as may be out
+_WORTH_AGAIN = 64 * 1024  # bytes from which on others that are larger may follow in the same memory
 
 
 class Place(NamedTuple):
@@ -32,10 +37,11 @@ class Place(NamedTuple):
     Attributes:
         ring: Which of the worker's rings, counted from 1, or `FRESH`.
         descriptor: The worker's number for the memfd.
-        size: Bytes of the memfd.
+        size: Bytes of the memfd that matter.
         start: Byte of the memfd where the block begins.
         nbytes: Of the block.
         layout_bytes: Of the layout.
+        number: What its worker knows it by, in its ring or among all fresh ones.
     """
 
     ring: int
@@ -44,15 +50,18 @@ class Place(NamedTuple):
     start: int
     nbytes: int
     layout_bytes: int
+    number: int
 
     @property
     def own(self) -> tuple[int, int]:
         """What its worker knows it by."""
-        return self.ring, self.descriptor if self.ring == FRESH else self.start
+        return self.ring, self.number
 
 
 class _Memfd:
     """Nameless memory, mapped."""
+
+    number = 0  # of the block in fresh memory, or of the ring
 
     def __init__(self, nbytes: int) -> None:
         self.descriptor = os.memfd_create("streamshard")
@@ -90,7 +99,10 @@ class BlockMemory:
         self._slots, self._reuse = slots, reuse
         self._rings: list[_Ring] = []  # the newest last; older ones until all their slots are back
         self._made = 0  # rings
-        self._fresh: set[int] = set()  # descriptors of fresh memory that is out
+        self._numbers = itertools.count(1)  # of blocks in fresh memory
+        self._fresh: dict[int, _Memfd] = {}  # such that are out, by number
+        self._taken: dict[int, _Memfd] = {}  # and that were taken, the oldest first
+        self._unused: list[_Memfd] = []  # and that nobody holds any more
         self._outgrown: list[int] = []  # sizes
         self._current: _Memfd | None = None
         self._start = self._nbytes = 0
@@ -110,7 +122,7 @@ class BlockMemory:
         ring = self._ring_for(nbytes) if self._reuse else None
         self._nbytes = nbytes
         if ring is None:
-            self._current, self._start = _Memfd(nbytes), 0
+            self._current, self._start = self._fresh_for(nbytes), 0
         else:
             self._current, self._start = ring, ring.free[-1]
         return torch.from_numpy(self._current.bytes[self._start : self._start + nbytes])
@@ -122,31 +134,46 @@ class BlockMemory:
         if isinstance(current, _Ring) and nbytes + len(layout) > current.slot_bytes:
             block = current.bytes[start : start + nbytes]
             self._outgrown.append(nbytes + len(layout))
-            current, start = _Memfd(nbytes), 0
-            current.bytes[:] = block
+            current, start = self._fresh_for(nbytes), 0
+            current.bytes[:nbytes] = block
         self._current = None
         os.pwrite(current.descriptor, layout, start + nbytes)
         if isinstance(current, _Ring):
             current.free.remove(start)
-            number, size = current.number, len(current.bytes)
+            ring, size, number = current.number, len(current.bytes), start
         else:
-            self._fresh.add(current.descriptor)
-            number, size = FRESH, nbytes + len(layout)
-        return Place(number, current.descriptor, size, start, nbytes, len(layout))
+            current.number = number = next(self._numbers)
+            self._fresh[number] = current
+            ring, size = FRESH, nbytes + len(layout)
+        return Place(ring, current.descriptor, size, start, nbytes, len(layout), number)
 
     def take_back(self, ring: int, number: int) -> None:
         """A slot can be written again; fresh memory now belongs to who took it.
 
         Args:
-            ring: Of the place.
-            number: Its start in a ring, and its descriptor otherwise.
+            ring: Of the place; `DROPPED` where who took it, or nobody, holds it any more.
+            number: Of the place.
         """
         if ring == FRESH:
-            self._fresh.remove(number)
-            os.close(number)
+            self._taken[number] = self._fresh.pop(number)
+            if len(self._taken) > (0 if self._reuse else self._slots + _REMEMBERED):
+                self._taken.pop(next(iter(self._taken))).close()
+            return
+        if ring == DROPPED:
+            if number in self._taken:  # else it was forgotten
+                self._unused.append(self._taken.pop(number))
             return
         next(each for each in self._rings if each.number == ring).free.append(number)
         self._close_left_behind()
+
+    def _fresh_for(self, nbytes: int) -> _Memfd:
+        """Memory of its own for such a block: the last that was dropped, while caches hold it."""
+        while self._unused:
+            memfd = self._unused.pop()
+            if nbytes <= len(memfd.bytes) <= 4 * nbytes:
+                return memfd
+            memfd.close()
+        return _Memfd(nbytes if nbytes < _WORTH_AGAIN else nbytes * 5 // 4)
 
     def _ring_for(self, nbytes: int) -> _Ring | None:
         """The ring whose slots take such a block; None where it has outgrown them."""

@@ -22,10 +22,11 @@ from streamshard.stream.block import Block
 from streamshard.stream.dataset import ShardDataset
 from streamshard.stream.mapped import MappedMemory
 from streamshard.stream.memory import memory_left
-from streamshard.stream.ring import FRESH, Place
+from streamshard.stream.ring import DROPPED, FRESH, Place
 from streamshard.stream.worker import Failed, Job, Made, Start, work
 
 _JOIN_SECONDS = 5.0
+_TOLD = 16  # blocks that were dropped, for each that is taken; so that they never pile up
 
 logger = logging.getLogger("streamshard")
 
@@ -41,7 +42,12 @@ class _Handle:
         self._poll.register(process.sentinel, select.POLLIN)
 
     def give_back(self, place: Place) -> None:
-        """Tell the worker that a place is its own again, and that it may make another block."""
+        """Tell the worker that a place is its own again, and that it may make another block.
+
+        Of one that is for keeps: that it was taken, and which of those before it nobody holds.
+        """
+        for number in self.memory.dropped(_TOLD):
+            self.send((DROPPED, number))
         self.send(place.own)
 
     def send(self, message: Start | tuple[int, ...]) -> None:
