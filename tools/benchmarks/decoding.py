@@ -78,7 +78,7 @@ def decoding(rounds: int) -> dict[str, float]:
         pixels = simplejpeg.decode_jpeg(jpegs[number], "RGB")
         box = torch.from_numpy(pixels[top : top + height, left : left + width])
         image = torch.nn.functional.interpolate(
-            box.permute(2, 0, 1)[None], SIZE, mode="bilinear", antialias=True
+            box[None].permute(0, 3, 1, 2), SIZE, mode="bilinear", antialias=True
         )[0]
         return image.flip(2) if flip else image
 

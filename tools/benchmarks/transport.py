@@ -1,9 +1,10 @@
-"""How long a batch takes from a worker to the trainer: in fresh memory, and in the ring."""
+"""How long a batch takes from a worker to the trainer: kept there, let go, and in the ring."""
 
 import itertools
 import statistics
 import sys
 import time
+from collections import deque
 
 import numpy as np
 import torch
@@ -12,6 +13,8 @@ import streamshard as ss
 
 SIZES = {"80 KB": (80_000, 1000), "9.6 MB": (9_600_000, 100)}  # bytes, batches a turn
 TENSORS = 7
+WAYS = ("kept", "let go", "ring")
+HELD = 30  # batches that are kept at a time, more than workers remember
 
 
 class Endless:
@@ -28,7 +31,7 @@ class Endless:
     def share(self, *_):
         return self
 
-    def make(self, cursor, world, numbers, allocate):
+    def make(self, cursor, world, numbers, allocate, each, ahead):
         from streamshard.stream.block import BlockBuilder
 
         nbytes = len(self.buffers) * len(self.buffers[0])
@@ -43,12 +46,14 @@ class Endless:
 class Contestant:
     """Workers that hand over blocks of one size, one way."""
 
-    def __init__(self, nbytes: int, *, reuse: bool) -> None:
+    def __init__(self, nbytes: int, how: str) -> None:
         from streamshard.stream.workers import WorkerPool
 
+        reuse = how == "ring"
+        self.held = deque(maxlen=HELD if how == "kept" else 1)
         self.steps = itertools.count()
         self.pool = WorkerPool(
-            Endless(nbytes), ss.World(), workers=2, slots=4 + reuse, reuse=reuse,
+            Endless(nbytes), ss.World(), workers=2, slots=4 + reuse, reuse=reuse, threads=0,
             restarts=0, start_method="fork", device=None,
         )  # fmt: skip
         self.pool.start(None)
@@ -59,7 +64,7 @@ class Contestant:
 
         for _ in range(batches):
             self.pool.give_back()
-            batch_of(self.pool.receive(next(self.steps)))
+            self.held.append(batch_of(self.pool.receive(next(self.steps))))
 
     def seconds(self, batches: int) -> float:
         """For one batch, in the mean of so many."""
@@ -74,16 +79,17 @@ def transport(turns: int = 9) -> dict[str, float]:
     """Milliseconds for a batch of seven tensors, medians of turns, and the ratio."""
     figures = {}
     for size, (nbytes, batches) in SIZES.items():
-        both = {how: Contestant(nbytes, reuse=how == "ring") for how in ("fresh", "ring")}
-        taken = {how: [] for how in both}
+        all_ways = {how: Contestant(nbytes, how) for how in WAYS}
+        taken = {how: [] for how in WAYS}
         for turn in range(turns + 1):
-            for how, contestant in both.items():
+            for how, contestant in all_ways.items():
                 seconds = contestant.seconds(batches)
                 if turn:  # the first warms up
                     taken[how].append(seconds * 1e3)
-        for contestant in both.values():
+        for contestant in all_ways.values():
             contestant.pool.close()
         medians = {how: statistics.median(each) for how, each in taken.items()}
         figures |= {f"ms for a batch of {size}, {how}": value for how, value in medians.items()}
-        figures[f"fresh / ring, {size}"] = medians["fresh"] / medians["ring"]
+        for how in ("kept", "let go"):
+            figures[f"{how} / ring, {size}"] = medians[how] / medians["ring"]
     return figures
