@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import os
 import random
@@ -62,8 +63,9 @@ def memfds(loader: ss.StreamLoader) -> set[tuple[int, int]]:
         assert pid is not None
         for name in os.listdir(f"/proc/{pid}/fd"):
             place = f"/proc/{pid}/fd/{name}"
-            if "memfd:streamshard" in os.readlink(place):
-                found.add((pid, os.stat(place).st_ino))
+            with contextlib.suppress(FileNotFoundError):  # closed meanwhile
+                if "memfd:streamshard" in os.readlink(place):
+                    found.add((pid, os.stat(place).st_ino))
     return found
 
 

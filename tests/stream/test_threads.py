@@ -310,10 +310,14 @@ def test_an_interrupt_ends_the_wait_and_the_threads(tars: str) -> None:
     dataset = told(tars, lambda key: time.sleep(0.2 * key.startswith("s2/")))
     loader = ss.StreamLoader(dataset, threads=2, prefetch=1)
     timer = threading.Timer(0.3, os.kill, (os.getpid(), signal.SIGINT))
-    timer.start()
-    with pytest.raises(KeyboardInterrupt):
-        list(loader)
-    timer.join()
+    usual = signal.signal(signal.SIGINT, signal.default_int_handler)  # which may be to ignore it
+    try:
+        timer.start()
+        with pytest.raises(KeyboardInterrupt):
+            list(loader)
+        timer.join()
+    finally:
+        signal.signal(signal.SIGINT, usual)
     assert not ours()
 
 
