@@ -7,14 +7,14 @@ import os
 import pickle
 import weakref
 from collections import deque
-from typing import cast
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from streamshard.stream.block import Block, tensor_on
-from streamshard.stream.ring import FRESH, Place
+from streamshard.stream.block import Block
+from streamshard.stream.ring import FRESH, Place, mapped
+from streamshard.stream.turn import Turn
 
 _PORTABLE = 1  # cudaHostRegisterPortable: locked for every GPU
 
@@ -32,7 +32,8 @@ class MappedMemory:
         self._pid, self._device = pid, device
         self._dropped: deque[int] = deque()
         self._held: dict[int, weakref.finalize[..., NDArray[np.uint8]]] = {}
-        _ALL.add(self)
+        with _TURN:
+            _ALL.add(self)
         self._number = FRESH
         self._ring: NDArray[np.uint8] = np.zeros(0, np.uint8)
 
@@ -94,11 +95,14 @@ class MappedMemory:
 
 
 _ALL: weakref.WeakSet[MappedMemory] = weakref.WeakSet()
+_TURN = Turn()  # to look at all of them, or to add one
 
 
 def _forget_all() -> None:
     """At a fork: the other process has the batches that are held, and nobody hears of it."""
-    for memory in list(_ALL):
+    with _TURN:
+        everyone = list(_ALL)
+    for memory in everyone:
         memory.forget()
 
 
@@ -107,14 +111,8 @@ os.register_at_fork(before=_forget_all, after_in_parent=_forget_all)
 
 
 def _opened(pid: int, place: Place) -> NDArray[np.uint8]:
-    """A worker's memfd, (size,) uint8; costs no descriptor."""
-    path = f"/proc/{pid}/fd/{place.descriptor}"
-    storage = cast(
-        "torch.UntypedStorage",
-        torch.UntypedStorage.from_file(path, shared=True, nbytes=place.size),
-    )
-    array: NDArray[np.uint8] = tensor_on(storage, torch.uint8, 0, (place.size,)).numpy()
-    return array
+    """A worker's memfd, (size,) uint8."""
+    return mapped(f"/proc/{pid}/fd/{place.descriptor}", place.size)
 
 
 def _lock_pages(ring: NDArray[np.uint8], device: torch.device) -> None:

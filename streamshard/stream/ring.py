@@ -18,16 +18,18 @@ from __future__ import annotations
 import itertools
 import mmap
 import os
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from streamshard.stream.block import tensor_on
+
 FRESH, DROPPED = 0, -1  # the ring's number of memory that is no ring's; of such that is unused
 _SPARE = 64 * 1024  # bytes; at least what small blocks and their layouts differ by
 _OUTGROWN = 4
-_REMEMBERED = 2  # blocks that were taken, besides as many as may be out
+_REMEMBERED = 10  # blocks that were taken or dropped: so many at most, and two more than may be out
 _WORTH_AGAIN = 64 * 1024  # bytes from which on others that are larger may follow in the same memory
 
 
@@ -58,6 +60,18 @@ class Place(NamedTuple):
         return self.ring, self.number
 
 
+def mapped(path: str, nbytes: int) -> NDArray[np.uint8]:
+    """The first bytes of a file, (nbytes,) uint8, shared; costs no descriptor, as `mmap` would."""
+    if nbytes == 0:
+        return np.zeros(0, np.uint8)
+    storage = cast(
+        "torch.UntypedStorage",
+        torch.UntypedStorage.from_file(path, shared=True, nbytes=nbytes),
+    )
+    array: NDArray[np.uint8] = tensor_on(storage, torch.uint8, 0, (nbytes,)).numpy()
+    return array
+
+
 class _Memfd:
     """Nameless memory, mapped."""
 
@@ -66,8 +80,7 @@ class _Memfd:
     def __init__(self, nbytes: int) -> None:
         self.descriptor = os.memfd_create("streamshard")
         os.ftruncate(self.descriptor, nbytes)
-        mapping = mmap.mmap(self.descriptor, nbytes) if nbytes else b""
-        self.bytes: NDArray[np.uint8] = np.frombuffer(mapping, np.uint8)
+        self.bytes = mapped(f"/proc/self/fd/{self.descriptor}", nbytes)
 
     def close(self) -> None:
         """Keep no descriptor; the mapping goes with its last user."""
@@ -155,9 +168,7 @@ class BlockMemory:
             number: Of the place.
         """
         if ring == FRESH:
-            self._taken[number] = self._fresh.pop(number)
-            if len(self._taken) > (0 if self._reuse else self._slots + _REMEMBERED):
-                self._taken.pop(next(iter(self._taken))).close()
+            self._remember(number, self._fresh.pop(number))
             return
         if ring == DROPPED:
             if number in self._taken:  # else it was forgotten
@@ -166,11 +177,19 @@ class BlockMemory:
         next(each for each in self._rings if each.number == ring).free.append(number)
         self._close_left_behind()
 
+    def _remember(self, number: int, memfd: _Memfd) -> None:
+        """A block was taken: it, or one before it, is forgotten where there are enough."""
+        self._taken[number] = memfd
+        most = 0 if self._reuse else min(_REMEMBERED, self._slots + 2)
+        if len(self._taken) + len(self._unused) > most:
+            forgotten = self._unused or [self._taken.pop(next(iter(self._taken)))]
+            forgotten.pop().close()
+
     def _fresh_for(self, nbytes: int) -> _Memfd:
         """Memory of its own for such a block: the last that was dropped, while caches hold it."""
         while self._unused:
             memfd = self._unused.pop()
-            if nbytes <= len(memfd.bytes) <= 4 * nbytes:
+            if nbytes <= len(memfd.bytes) <= 2 * nbytes:
                 return memfd
             memfd.close()
         return _Memfd(nbytes if nbytes < _WORTH_AGAIN else nbytes * 5 // 4)

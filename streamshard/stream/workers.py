@@ -50,6 +50,12 @@ class _Handle:
             self.send((DROPPED, number))
         self.send(place.own)
 
+    def throw_away(self, place: Place) -> None:
+        """Give back what nobody has seen."""
+        self.send(place.own)
+        if place.ring == FRESH:
+            self.send((DROPPED, place.number))
+
     def send(self, message: Start | tuple[int, ...]) -> None:
         """Tell the worker, unless it is gone; that shows when something is expected of it."""
         try:
@@ -159,7 +165,7 @@ class WorkerPool:
                 self._replace(worker, step)
             elif message.generation != self._generation:
                 if isinstance(message, Made):
-                    self._handles[worker].give_back(message.place)
+                    self._handles[worker].throw_away(message.place)
             elif isinstance(message, Failed):
                 raise getattr(errors, message.kind)(message.message)
             else:
@@ -188,10 +194,10 @@ class WorkerPool:
             if wait([handle.process.sentinel], _JOIN_SECONDS):
                 return None
             raise
-        if place.ring == FRESH:
-            handle.give_back(place)
-        else:
+        if self._jobs[0].reuse:  # all in one row, also what had outgrown the ring's slots
             self._lent.append((handle, place))
+        else:
+            handle.give_back(place)
         return block
 
     def _check_fits(self, ring: Place) -> None:

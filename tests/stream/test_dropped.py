@@ -57,15 +57,19 @@ def as_bytes(held: Any) -> bytes:
 def memfds(loader: ss.StreamLoader) -> set[tuple[int, int]]:
     """The memory that workers hold, by worker and inode."""
     assert isinstance(loader._pool, WorkerPool)
+    ours = {inode for _, inode in memfds_of(os.getpid())}  # of other tests, which a fork inherits
+    pids = [handle.process.pid or 0 for handle in loader._pool._handles]
+    found = set[tuple[int, int]]().union(*map(memfds_of, pids))
+    return {(pid, inode) for pid, inode in found if inode not in ours}
+
+
+def memfds_of(pid: int) -> set[tuple[int, int]]:
     found = set()
-    for handle in loader._pool._handles:
-        pid = handle.process.pid
-        assert pid is not None
-        for name in os.listdir(f"/proc/{pid}/fd"):
-            place = f"/proc/{pid}/fd/{name}"
-            with contextlib.suppress(FileNotFoundError):  # closed meanwhile
-                if "memfd:streamshard" in os.readlink(place):
-                    found.add((pid, os.stat(place).st_ino))
+    for name in os.listdir(f"/proc/{pid}/fd"):
+        place = f"/proc/{pid}/fd/{name}"
+        with contextlib.suppress(FileNotFoundError):  # closed meanwhile
+            if "memfd:streamshard" in os.readlink(place):
+                found.add((pid, os.stat(place).st_ino))
     return found
 
 
