@@ -82,10 +82,8 @@ def uninterrupted(setting: dict[str, Any], state: dict[str, Any]) -> list[Sample
     """The epoch that a state belongs to, from one process without workers."""
     shuffle = setting["shuffle"]
     is_mixture = isinstance(setting["url"], dict)
-    # What a mixture has in its window is its sources' own, and the same in every world.
-    names = ("lanes", "grain") if is_mixture else ("lanes", "grain", "window")
+    names = ("lanes", "grain", "window")
     lanes = {name: state[name] for name in names if is_mixture or shuffle is True}
-    lanes |= {"window": setting["rule"]["window"]} if is_mixture and "rule" in setting else {}
     dataset = ss.ShardDataset(
         ss.Mixture(setting["url"]) if is_mixture else setting["url"], batch_size=64, tail="exact",
         decode={"jpg": ss.RandomResizedCrop(CROP)} if "crop" in setting else None,
