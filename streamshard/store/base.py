@@ -90,21 +90,33 @@ class Store(Protocol):
         """Remove a file; an object store may be silent where there is none."""
 
 
-@contextlib.contextmanager
-def translated(where: str) -> Iterator[None]:
-    """Turn foreign errors into ours, the most specific first."""
-    try:
-        yield
-    except FileNotFoundError:
-        raise NotFoundError(f"{where}: not found") from None
-    except PermissionError:
-        raise StoreError(f"{where}: permission denied (user {os.getuid()})") from None
-    except NotADirectoryError:
-        raise StoreError(f"{where}: a part of the path is a file, not a folder") from None
-    except IsADirectoryError:
-        raise StoreError(f"{where}: is a folder, not a file") from None
-    except OSError as error:
-        raise StoreError(f"{where}: {error.strerror or type(error).__name__}") from None
+class translated:
+    """Turn foreign errors into ours, the most specific first: `with translated(where): …`.
+
+    Every part that is read goes through it, and `contextmanager` would cost more.
+    """
+
+    def __init__(self, where: str) -> None:
+        self._where = where
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        if isinstance(error, OSError):
+            raise _translation(error, self._where) from None
+
+
+def _translation(error: OSError, where: str) -> StoreError:
+    if isinstance(error, FileNotFoundError):
+        return NotFoundError(f"{where}: not found")
+    if isinstance(error, PermissionError):
+        return StoreError(f"{where}: permission denied (user {os.getuid()})")
+    if isinstance(error, NotADirectoryError):
+        return StoreError(f"{where}: a part of the path is a file, not a folder")
+    if isinstance(error, IsADirectoryError):
+        return StoreError(f"{where}: is a folder, not a file")
+    return StoreError(f"{where}: {error.strerror or type(error).__name__}")
 
 
 def check_range(offset: int, length: int, where: str) -> None:

@@ -130,34 +130,25 @@ class LocalFile:
     def read(self, offset: int, length: int) -> bytes:
         """See `File`."""
         check_range(offset, length, self._where)
-        data = self._pread(length, offset)
-        while len(data) < length:
-            more = self._pread(length - len(data), offset + len(data))
-            if not more:
-                raise StoreError(
-                    f"{self._where}: truncated: {length} bytes wanted at offset {offset}, "
-                    f"{len(data)} there"
-                )
-            data += more
+        with translated(self._where):
+            data = os.pread(self._fd, length, offset)
+            while len(data) < length:
+                more = os.pread(self._fd, length - len(data), offset + len(data))
+                if not more:
+                    raise StoreError(
+                        f"{self._where}: truncated: {length} bytes wanted at offset {offset}, "
+                        f"{len(data)} there"
+                    )
+                data += more
         return data
-
-    def _pread(self, length: int, offset: int) -> bytes:
-        try:
-            return os.pread(self._fd, length, offset)
-        except OSError:  # `translated` only here: every part that is read would pay for it
-            with translated(self._where):
-                raise
 
     def read_into(self, offset: int, buffers: Sequence[Writable]) -> None:
         """See `File`."""
         length = sum(map(len, buffers))
         check_range(offset, length, self._where)
-        try:
+        with translated(self._where):
             if os.preadv(self._fd, buffers, offset) == length:
                 return
-        except OSError:
-            with translated(self._where):
-                raise
         scatter(self.read(offset, length), buffers)  # the rest, or an error
 
     def map(self) -> NDArray[np.uint8]:

@@ -121,12 +121,8 @@ class _Piece:
         return math.prod(self.shape) * self.dtype.itemsize
 
     def seen(self, memory: torch.Tensor) -> torch.Tensor:
-        """This entry's bytes as its tensor."""
-        flat = memory.view(self.dtype)
-        if not self.channels_last:
-            return flat.view(self.shape)
-        samples, channels, height, width = self.shape
-        return flat.view(samples, height, width, channels).permute(0, 3, 1, 2)
+        """This entry's bytes, at the start of their storage, as its tensor."""
+        return tensor_on(memory.untyped_storage(), self.dtype, 0, self.shape, self.channels_last)
 
     def at(self, offset: int) -> Entry:
         """The entry, once it has its place."""
@@ -376,11 +372,7 @@ class Block:
             memory, offset = self._host, offset - self.layout.host
         dtype: torch.dtype = getattr(torch, entry.dtype)
         storage = memory.untyped_storage()
-        if not entry.channels_last:
-            return tensor_on(storage, dtype, offset, entry.shape)
-        _, channels, height, width = entry.shape
-        strides = (height * width * channels, 1, width * channels, channels)
-        return tensor_on(storage, dtype, offset, entry.shape, strides)
+        return tensor_on(storage, dtype, offset, entry.shape, entry.channels_last)
 
 
 def tensor_on(
@@ -388,10 +380,14 @@ def tensor_on(
     dtype: torch.dtype,
     offset: int,
     shape: Sequence[int],
-    *strides: Sequence[int],
+    channels_last: bool = False,
 ) -> torch.Tensor:
-    """A tensor on a storage, `offset` bytes from its start; without strides it is contiguous."""
+    """A tensor on a storage, `offset` bytes from its start, contiguous or channels last."""
     tensor = torch.empty(0, dtype=dtype, device=storage.device)
+    strides: list[Sequence[int]] = []  # without them it is contiguous
+    if channels_last:
+        _, channels, height, width = shape
+        strides = [(height * width * channels, 1, width * channels, channels)]
     tensor.set_(storage, offset // dtype.itemsize, shape, *strides)
     return tensor
 

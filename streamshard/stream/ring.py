@@ -75,8 +75,6 @@ def mapped(path: str, nbytes: int) -> NDArray[np.uint8]:
 class _Memfd:
     """Nameless memory, mapped."""
 
-    number = 0  # of the block in fresh memory, or of the ring
-
     def __init__(self, nbytes: int) -> None:
         self.descriptor = os.memfd_create("streamshard")
         os.ftruncate(self.descriptor, nbytes)
@@ -155,7 +153,7 @@ class BlockMemory:
             current.free.remove(start)
             ring, size, number = current.number, len(current.bytes), start
         else:
-            current.number = number = next(self._numbers)
+            number = next(self._numbers)
             self._fresh[number] = current
             ring, size = FRESH, nbytes + len(layout)
         return Place(ring, current.descriptor, size, start, nbytes, len(layout), number)
