@@ -5,6 +5,7 @@ import math
 import random
 import statistics
 import time
+import zlib
 from collections.abc import Callable
 
 import numpy as np
@@ -12,6 +13,7 @@ import simplejpeg
 import torch
 from PIL import Image
 from sklearn.datasets import load_sample_images
+from zlib_ng import zlib_ng
 
 import streamshard as ss
 from streamshard.codec.picture import opened
@@ -96,7 +98,36 @@ def decoding(rounds: int) -> dict[str, float]:
 
     scales = interleaved({str(eighths): at(eighths) for eighths in range(1, 9)}, rounds)
     return {
+        **colours(jpegs, rounds),
         "a random crop / its decode, crop, resize alone": times["whole"] / times["alone"],
         "a random crop / the same with a box drawn": times["whole"] / times["drawn"],
         **{f"a JPEG at {name}/8 / at 8/8": value / scales["8"] for name, value in scales.items()},
+    }
+
+
+def colours(jpegs: list[bytes], rounds: int) -> dict[str, float]:
+    """Colours of a pixel that lie together or apart, libjpeg-turbo's short cuts, and crc32."""
+    boxes = [torch.from_numpy(simplejpeg.decode_jpeg(data))[80:270, 100:290] for data in jpegs]
+    apart, together = torch.empty(3, *SIZE, dtype=torch.uint8), torch.zeros(*SIZE, 3).byte()
+
+    def resized(batch: torch.Tensor) -> torch.Tensor:
+        return torch.nn.functional.interpolate(batch, SIZE, mode="bilinear", antialias=True)
+
+    short_cuts = {"fastdct": True, "fastupsample": True}
+    times = interleaved({
+        "together": lambda number: resized(boxes[number][None].permute(0, 3, 1, 2)),
+        "apart": lambda number: resized(boxes[number].permute(2, 0, 1)[None]),
+        "taken apart": lambda _: apart.copy_(together.permute(2, 0, 1)),
+        "decoded": lambda number: simplejpeg.decode_jpeg(jpegs[number]),
+        "short cuts": lambda number: simplejpeg.decode_jpeg(jpegs[number], **short_cuts),
+        "zlib": lambda number: zlib.crc32(jpegs[number]),
+        "zlib-ng": lambda number: zlib_ng.crc32(jpegs[number]),
+    }, 3 * rounds)  # fmt: skip
+    return {
+        "us to resize 190 x 190 to 224 x 224, colours together": times["together"],
+        "us to do it, colours apart": times["apart"],
+        "us to take the colours of the result apart": times["taken apart"],
+        "a JPEG by fastdct and fastupsample / by neither": times["short cuts"] / times["decoded"],
+        "us for crc32 of 110 KB by zlib": times["zlib"],
+        "us for crc32 of 110 KB by zlib-ng": times["zlib-ng"],
     }

@@ -32,7 +32,7 @@ def plain_crop(data: bytes) -> torch.Tensor:
     scale = pixels.shape[0] / height
     top, bottom, left, right = (round(edge * scale) for edge in (top, bottom, left, right))
     image = torch.from_numpy(pixels[top : max(bottom, top + 1), left : max(right, left + 1)])
-    # The colours of a pixel stay together, which takes torch half the time.
+    # The colours of a pixel stay together, which takes torch less time.
     image = image[None].permute(0, 3, 1, 2)
     return torch.nn.functional.interpolate(
         image, (CROP, CROP), mode="bilinear", align_corners=False, antialias=True
