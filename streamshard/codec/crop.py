@@ -18,7 +18,8 @@ import torch
 from streamshard.codec.array import as_picture
 from streamshard.codec.base import Form
 from streamshard.codec.framing import Box, Framing, framed, whole
-from streamshard.codec.picture import Mode, check_kind, form_of, opened
+from streamshard.codec.picture import opened
+from streamshard.codec.pixels import Mode, check_kind, form_of
 from streamshard.errors import UsageError
 
 Size = int | tuple[int, int]

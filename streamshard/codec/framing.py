@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from streamshard.codec.picture import CHANNELS, Mode, Picture, Pixels
+from streamshard.codec.picture import Picture
+from streamshard.codec.pixels import CHANNELS, Mode, Pixels, Rectangle
 
 _WITH_UINT8 = {"cpu"}  # devices for which torch has an antialiased kernel for uint8
 
@@ -41,13 +41,34 @@ class Framing(NamedTuple):
     sees_around: bool = False
 
 
+class _Window(NamedTuple):
+    """One axis of what is resized: source pixels [first, last), result pixels from `lead` on."""
+
+    first: int
+    last: int
+    lead: int
+    factor: float
+
+
+class _View(NamedTuple):
+    """What a result is made of.
+
+    Attributes:
+        part: The pixels that are read, of a picture at the scale that it is decoded at.
+        windows: Rows and columns where the filter sees around the box; else the part is resized.
+    """
+
+    part: Rectangle
+    windows: tuple[_Window, _Window] | None
+
+
 def whole(picture: Picture, mode: Mode) -> torch.Tensor:
     """A picture at full size, as `framed` gives a part of it.
 
     Raises:
         ValueError: See `Picture`.
     """
-    pixels = picture.decode(mode).pixels
+    pixels = picture.decode(mode)
     result = _as_batch(pixels)[0] if mode in CHANNELS else torch.from_numpy(pixels)
     return result if pixels.flags.writeable else result.clone()
 
@@ -68,55 +89,63 @@ def framed(picture: Picture, framing: Framing, mode: Mode) -> torch.Tensor:
         ValueError: See `Picture`.
     """
     box, size = framing.box, framing.size
-    least = max(size[0] / box.height, size[1] / box.width)
-    pixels, scale = picture.decode(mode, least)
-    if mode in CHANNELS:
-        if not framing.sees_around:  # cut out by numpy, in a fifth of the time that torch takes
-            pixels = pixels[region(box, scale, pixels.shape)]
-        image = _as_batch(pixels)
-        result = _resized(image, framing, scale)
-        if pixels.flags.writeable:
-            return result
-        is_view = result.untyped_storage().data_ptr() == image.untyped_storage().data_ptr()
-        return result.clone() if is_view else result
-    result = torch.from_numpy(_nearest(pixels, box, size))
-    return result.flip(-1) if framing.flip else result
+    if mode not in CHANNELS:
+        result = torch.from_numpy(_nearest(picture.decode(mode), box, size))
+        return result.flip(-1) if framing.flip else result
+    scale = picture.scale(max(size[0] / box.height, size[1] / box.width))
+    view = _view(framing, scale, picture.size)
+    pixels = picture.decode(mode, scale, view.part)
+    image = _as_batch(pixels)
+    result = _resized(image, framing, view)
+    if pixels.flags.writeable:
+        return result
+    is_view = result.untyped_storage().data_ptr() == image.untyped_storage().data_ptr()
+    return result.clone() if is_view else result
 
 
-def cut_out(image: torch.Tensor, framing: Framing, scale: float = 1.0) -> torch.Tensor:
-    """A box of colours that are decoded, resized.
+def cut_out(image: torch.Tensor, framing: Framing) -> torch.Tensor:
+    """A box of colours that are decoded at full size, resized.
 
     Args:
         image: (1, channels, height, width) uint8, on any device.
         framing: What is kept.
-        scale: Of the decoded picture.
 
     Returns:
         (channels, *framing.size) of whole numbers: uint8, or float32 where it was resized on a
         device without a kernel for uint8.
     """
+    view = _view(framing, 1.0, (image.shape[2], image.shape[3]))
+    top, left, bottom, right = view.part
+    return _resized(image[:, :, top:bottom, left:right], framing, view)
+
+
+def _view(framing: Framing, scale: float, full: tuple[int, int]) -> _View:
+    """What is needed of a picture of this height and width, decoded at a scale."""
+    box, size = framing.box, framing.size
+    height, width = math.ceil(full[0] * scale), math.ceil(full[1] * scale)
     if not framing.sees_around:
-        rows, columns = region(framing.box, scale, image.shape[2:])
-        image = image[:, :, rows, columns]
-    return _resized(image, framing, scale)
+        return _View(region(box, scale, (height, width)), None)
+    down = _window(box.top * scale, box.height * scale, size[0], height)
+    across = _window(box.left * scale, box.width * scale, size[1], width)
+    return _View(Rectangle(down.first, across.first, down.last, across.last), (down, across))
 
 
-def region(box: Box, scale: float, shape: Sequence[int]) -> tuple[slice, slice]:
-    """The rows and columns of a box in a picture that was decoded at a part of its size.
+def region(box: Box, scale: float, full: tuple[int, int]) -> Rectangle:
+    """A box in a picture that was decoded at a part of its size; it holds a pixel or more.
 
     Edges move by at most half a decoded pixel.
 
     Args:
         box: A part of the picture at full size.
         scale: Of the decoded picture.
-        shape: Its height and width.
+        full: Its height and width.
     """
-    height, width, *_ = shape
+    height, width = full
     top = min(round(box.top * scale), height - 1)
     left = min(round(box.left * scale), width - 1)
     bottom = min(round((box.top + box.height) * scale), height)
     right = min(round((box.left + box.width) * scale), width)
-    return slice(top, max(bottom, top + 1)), slice(left, max(right, left + 1))
+    return Rectangle(top, left, max(bottom, top + 1), max(right, left + 1))
 
 
 def _nearest(pixels: Pixels, box: Box, size: tuple[int, int]) -> Pixels:
@@ -138,7 +167,7 @@ def _as_batch(pixels: Pixels) -> torch.Tensor:
     time, and to take the colours apart when the batch is written less than to do it there.
     """
     array = pixels if pixels.flags.writeable else np.asarray(_Unmarked(pixels))
-    return torch.from_numpy(array)[None].permute(0, 3, 1, 2)
+    return torch.from_numpy(array.reshape(1, *array.shape).transpose(0, 3, 1, 2))
 
 
 class _Unmarked:
@@ -161,38 +190,17 @@ def _interpolated(image: torch.Tensor, **how: Any) -> torch.Tensor:
     return torch.nn.functional.interpolate(image, mode="bilinear", antialias=True, **how).round_()
 
 
-def _resized(image: torch.Tensor, framing: Framing, scale: float) -> torch.Tensor:
-    """The box as it is wanted: of what was cut out, or where the filter sees around it, of all."""
-    if framing.sees_around:
-        result = _resized_then_cropped(image, framing.box, scale, framing.size)
-    elif image.shape[2:] == framing.size:
-        result = image[0]
-    else:
-        result = _interpolated(image, size=framing.size)[0]
-    return result.flip(-1) if framing.flip else result
-
-
-def _resized_then_cropped(
-    image: torch.Tensor, box: Box, scale: float, size: tuple[int, int]
-) -> torch.Tensor:
-    """As if the whole were resized, but only a little more than the box is."""
-    top, left = (
-        _window(box[axis] * scale, box[2 + axis] * scale, size[axis], image.shape[2 + axis])
-        for axis in (0, 1)
-    )
-    image = image[:, :, top.first : top.last, left.first : left.last]
-    if (top.factor, left.factor) != (1.0, 1.0):
-        image = _interpolated(image, scale_factor=(top.factor, left.factor))
-    return image[0, :, top.lead : top.lead + size[0], left.lead : left.lead + size[1]]
-
-
-class _Window(NamedTuple):
-    """One axis of what is resized: source pixels [first, last), result pixels from `lead` on."""
-
-    first: int
-    last: int
-    lead: int
-    factor: float
+def _resized(image: torch.Tensor, framing: Framing, view: _View) -> torch.Tensor:
+    """The part of a view, (1, channels, height, width), as it is wanted."""
+    height, width = framing.size
+    if view.windows is not None:
+        down, across = view.windows
+        if (down.factor, across.factor) != (1.0, 1.0):
+            image = _interpolated(image, scale_factor=(down.factor, across.factor))
+        image = image[:, :, down.lead : down.lead + height, across.lead : across.lead + width]
+    elif image.shape[2:] != framing.size:
+        image = _interpolated(image, size=framing.size)
+    return image[0].flip(-1) if framing.flip else image[0]
 
 
 _OFF = 1 / 32  # of a source pixel, by which a result may be shifted

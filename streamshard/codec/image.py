@@ -7,15 +7,17 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
-import simplejpeg
 import torch
 from numpy.typing import NDArray
 from PIL import Image, ImageOps
 from zlib_ng.zlib_ng import crc32
 
 from streamshard.codec.base import Facts, Form, Schema, merge_equal
+from streamshard.codec.by_pillow import PNG
 from streamshard.codec.framing import whole
-from streamshard.codec.picture import JPEG, PNG, form_of, opened
+from streamshard.codec.picture import JPEG, opened
+from streamshard.codec.pixels import form_of
+from streamshard.codec.restart import interval_for
 from streamshard.codec.text import BytesCodec
 
 _FORMATS = {"jpg": "JPEG", "jpeg": "JPEG", "png": "PNG", "webp": "WEBP"}
@@ -78,12 +80,17 @@ def encode_pixels(pixels: NDArray[np.uint8], format: str, quality: int) -> bytes
     """
     if format not in _FORMATS:
         raise ValueError(f"{format} is read, not written; --format jpg (or png, webp, npy) is")
+    options: dict[str, Any] = {"quality": quality}
     if format in ("jpg", "jpeg"):
-        return bytes(simplejpeg.encode_jpeg(np.ascontiguousarray(pixels), quality, "RGB", "420"))
-    return _saved(Image.fromarray(pixels), _FORMATS[format], quality=quality)
+        # Crops decode no more than their part then (see `restart`).
+        options |= {
+            "subsampling": "4:2:0",
+            "restart_marker_blocks": interval_for(pixels.shape[1]),
+        }
+    return _saved(Image.fromarray(pixels), _FORMATS[format], **options)
 
 
-def _saved(image: Image.Image, format: str, **options: int) -> bytes:
+def _saved(image: Image.Image, format: str, **options: Any) -> bytes:
     file = io.BytesIO()
     image.save(file, format, **options)
     return file.getvalue()

@@ -10,9 +10,12 @@ from __future__ import annotations
 
 import re
 import struct
+from collections.abc import Sequence
 from typing import Any
 
 from numpy.typing import NDArray
+
+from streamshard.codec.segments import APP1, Segment
 
 UPRIGHT = 1
 _TAG, _SHORT = 0x0112, 3
@@ -36,15 +39,13 @@ def turned(pixels: NDArray[Any], orientation: int) -> NDArray[Any]:
     return pixels[::rows, ::columns]
 
 
-def of_jpeg(data: bytes) -> int:
-    """The orientation of a JPEG: 1 to 8."""
-    at, tag, xmp = 2, None, None
-    while at + 4 <= len(data) and data[at] == 0xFF and data[at + 1] != 0xDA:  # up to its first scan
-        end = at + 2 + (data[at + 2] << 8 | data[at + 3])
-        if data[at + 1] == 0xE1:
-            tag = _of_exif(data[at + 4 : end]) if tag is None else tag
-            xmp = _IN_XMP.search(data, at, end) if data.startswith(_XMP, at + 4) else xmp
-        at = end
+def of_jpeg(data: bytes, segments: Sequence[Segment]) -> int:
+    """The orientation of a JPEG with these segments: 1 to 8."""
+    tag, xmp = None, None
+    for marker, begin, end in segments:
+        if marker == APP1:
+            tag = _of_exif(data[begin:end]) if tag is None else tag
+            xmp = _IN_XMP.search(data, begin, end) if data.startswith(_XMP, begin) else xmp
     if tag is None and xmp is not None:
         return int(xmp[1])
     return tag if tag is not None and 1 <= tag <= 8 else UPRIGHT

@@ -7,10 +7,11 @@ import posixpath
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
 
+from streamshard.codec.by_pillow import PNG
 from streamshard.codec.crop import resized_to, shorter_side
 from streamshard.codec.framing import framed, whole
 from streamshard.codec.image import encode_pixels
-from streamshard.codec.picture import JPEG, PNG, opened
+from streamshard.codec.picture import JPEG, opened
 from streamshard.codec.registry import IMAGE_SUFFIXES
 from streamshard.errors import PackError, SampleError, StoreError, UsageError
 from streamshard.pack.encode import KEY, escape_key

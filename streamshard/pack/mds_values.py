@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from streamshard.codec.picture import MAX_PIXELS
+from streamshard.codec.pixels import MAX_PIXELS
 from streamshard.pack.roles import Column, Kind
 
 Decode = Callable[[bytes], Any]

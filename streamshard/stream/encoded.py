@@ -216,7 +216,7 @@ def _tried(file: _File, device: torch.device, decode: Decode) -> torch.Tensor | 
 
 def _by_cpu(file: _File) -> torch.Tensor:
     try:
-        pixels = opened(file.data.numpy().tobytes()).decode().pixels
+        pixels = opened(file.data.numpy().tobytes()).decode()
     except ValueError as error:
         raise SampleError(f"{file.place}: {error}") from error
     return torch.from_numpy(pixels).permute(2, 0, 1)

@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from streamshard.codec import picture as codec_picture
+from streamshard.codec import pixels as codec_pixels
 from streamshard.codec.base import Form
 from streamshard.codec.crop import CenterCrop, RandomResizedCrop, Resize
 from streamshard.codec.image import ImageCodec
@@ -29,7 +29,8 @@ def image_size(data: bytes) -> tuple[int, int]:
 
 
 def decode_pixels(data: bytes, least: float = 1.0) -> Any:
-    return opened(data).decode("RGB", least).pixels
+    file = opened(data)
+    return file.decode("RGB", file.scale(least))
 
 
 CODEC = ImageCodec("png")
@@ -91,8 +92,8 @@ class TestDecode:
     def test_a_jpeg_is_decoded_at_the_smallest_quick_scale_that_will_do(self) -> None:
         data = encoded(picture(399, 801), "JPEG", quality=95)
         for least, scale in [(0.01, 1 / 8), (1 / 8, 1 / 8), (0.13, 1 / 4), (0.3, 1 / 2), (0.51, 1)]:
-            small, found = opened(data).decode("RGB", least)
-            assert found == scale
+            small = decode_pixels(data, least)
+            assert opened(data).scale(least) == scale
             assert small.shape == (math.ceil(399 * scale), math.ceil(801 * scale), 3)
             whole = 8 * (399 // 8), 8 * (801 // 8)
             reduced = Image.fromarray(by_pillow(data)[: whole[0], : whole[1]]).reduce(
@@ -105,9 +106,12 @@ class TestDecode:
     def test_scales_of_tiny_jpegs_are_those_they_say(self, size: tuple[int, int]) -> None:
         data = encoded(picture(*size), "JPEG")
         for least in (0.1, 0.2, 0.4, 0.6, 1):
-            pixels, scale = opened(data).decode("RGB", least)
+            scale = opened(data).scale(least)
             assert scale >= least
-            assert pixels.shape == (*(math.ceil(side * scale) for side in size), 3)
+            assert decode_pixels(data, least).shape == (
+                *(math.ceil(side * scale) for side in size),
+                3,
+            )
 
 
 class TestDamaged:
@@ -204,9 +208,9 @@ class TestBombs:
         self, name: str, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         data, generator = SAMPLES[name], torch.Generator()
-        monkeypatch.setattr(codec_picture, "MAX_PIXELS", 48 * 64)
+        monkeypatch.setattr(codec_pixels, "MAX_PIXELS", 48 * 64)
         assert CODEC.decode(data).shape == (3, 48, 64)
-        monkeypatch.setattr(codec_picture, "MAX_PIXELS", 48 * 64 - 1)
+        monkeypatch.setattr(codec_pixels, "MAX_PIXELS", 48 * 64 - 1)
         for read in (CODEC.decode, CODEC.pack, CenterCrop(8), Resize(8)):
             with pytest.raises(ValueError, match="an image of 64x48 pixels; at most 3071"):
                 read(data)
@@ -273,13 +277,13 @@ class TestPack:
         for value in (labels, torch.from_numpy(labels), Image.fromarray(labels)):
             packed = CODEC.pack(value)
             assert packed.schema == {"size": [4, 5]}
-            found = opened(packed.data).decode("labels32").pixels
+            found = opened(packed.data).decode("labels32")
             np.testing.assert_array_equal(found, labels)
 
     def test_a_palette_is_kept(self) -> None:
         indices = Image.fromarray(picture(8, 9)).quantize(7)
         data = CODEC.pack(indices).data
-        np.testing.assert_array_equal(opened(data).decode("labels").pixels, np.asarray(indices))
+        np.testing.assert_array_equal(opened(data).decode("labels"), np.asarray(indices))
         np.testing.assert_array_equal(decode_pixels(data), np.asarray(indices.convert("RGB")))
 
     def test_a_pil_image_with_an_orientation_is_packed_upright(self) -> None:

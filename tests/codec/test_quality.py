@@ -50,17 +50,12 @@ def test_a_random_crop_of_a_jpeg_decoded_small_is_nearly_that_of_the_whole(size:
         data = photographs()[seed % 4]
         picture, whole = opened(data), by_pillow(data)
         box, _, _, _ = crop.framing(picture.size, torch.Generator().manual_seed(seed))
-        pixels, scale = picture.decode("RGB", max(size / box.height, size / box.width))
+        scale = picture.scale(max(size / box.height, size / box.width))
         assert scale < 1 or min(box.height, box.width) < 2 * size
-        rows, columns = region(box, scale, pixels.shape)
-        for found, asked in ((rows.start, box.top), (columns.start, box.left)):
-            assert abs(found - asked * scale) <= 0.5
-        for found, asked in (
-            (rows.stop, box.top + box.height),
-            (columns.stop, box.left + box.width),
-        ):
-            assert abs(found - asked * scale) <= 0.5
-        moved = [end / scale for end in (columns.start, rows.start, columns.stop, rows.stop)]
+        part = region(box, scale, picture.decode("RGB", scale).shape[:2])
+        edges = (box.top, box.left, box.top + box.height, box.left + box.width)
+        assert all(abs(a - b * scale) <= 0.5 for a, b in zip(part, edges, strict=True))
+        moved = [end / scale for end in (part.left, part.top, part.right, part.bottom)]
         box_moved = (*moved[:2], min(moved[2], whole.shape[1]), min(moved[3], whole.shape[0]))
         found = crop(data, torch.Generator().manual_seed(seed)).permute(1, 2, 0).numpy()
         differences.append(found - resized(whole, (size, size), box_moved))

@@ -10,6 +10,7 @@ from PIL import Image
 from sklearn.datasets import load_sample_images
 
 from streamshard.codec.crop import shorter_side
+from streamshard.codec.image import encode_pixels
 
 SIZE = (500, 375)  # width and height of most of ImageNet's
 MEAN_BYTES = 110_000  # of ImageNet's training images
@@ -61,13 +62,17 @@ def take_jpegs(source: Path, folder: Path, count: int) -> None:
 
 
 def make_small(source: Path, folder: Path, length: int = 256, quality: int = 90) -> None:
-    """The same images with a shorter side of `length` pixels, as many keep ImageNet."""
+    """The same images with a shorter side of `length` pixels, as many keep ImageNet.
+
+    Encoded as `streamshard pack images --resize` encodes them.
+    """
     for file in jpegs_in(source):
         image = Image.open(file).convert("RGB")
         height, width = shorter_side((image.height, image.width), length)
         path = (folder / file.relative_to(source)).with_suffix(".jpg")
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(_encoded(image.resize((width, height), Image.Resampling.BICUBIC), quality))
+        image = image.resize((width, height), Image.Resampling.BICUBIC)
+        path.write_bytes(encode_pixels(np.asarray(image), "jpg", quality))
 
 
 def mean_bytes(folder: Path) -> float:

@@ -1,0 +1,68 @@
+"""What the header of a JPEG tells of it, read once for all files that have the same."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import simplejpeg
+
+from streamshard.codec import orientation
+from streamshard.codec.pixels import check_count
+from streamshard.codec.restart import Grid, grid_of
+from streamshard.codec.segments import SCAN, segments_of
+
+_MOST, _LONGEST = 256, 4096  # headers that are kept, and bytes of one
+
+
+class Header(NamedTuple):
+    """Up to the first scan, that scan's own header included.
+
+    Attributes:
+        size: Height and width in pixels, as they are stored.
+        colorspace: As simplejpeg names it.
+        orientation: See `orientation`.
+        grid: How restart intervals lie, where parts can be cut out.
+    """
+
+    size: tuple[int, int]
+    colorspace: str
+    orientation: int
+    grid: Grid | None
+
+
+class Headers:
+    """Headers that were read lately: files of one encoder, quality and size have the same."""
+
+    def __init__(self) -> None:
+        self._known: dict[bytes, Header] = {}
+        self._length = 0  # of the last one; the next one mostly has it too
+
+    def of(self, data: bytes) -> Header:
+        """That of a file.
+
+        Raises:
+            ValueError: It is not whole, or tells of too many pixels.
+        """
+        # What begins with a whole header has that header.
+        header = self._known.get(data[: self._length])
+        return self._read(data) if header is None else header
+
+    def _read(self, data: bytes) -> Header:
+        try:
+            height, width, colorspace, _ = simplejpeg.decode_jpeg_header(data, strict=False)
+        except (ValueError, KeyError) as error:  # KeyError: a header without colour space
+            raise ValueError(f"not a whole JPEG ({error})") from None
+        check_count(height, width)
+        segments = segments_of(data)
+        header = Header(
+            (height, width),
+            colorspace,
+            orientation.of_jpeg(data, segments),
+            grid_of(data, segments),
+        )
+        marker, _, end = segments[-1]
+        if marker == SCAN and end <= _LONGEST:
+            if len(self._known) >= _MOST:
+                self._known.clear()
+            self._known[data[:end]], self._length = header, end
+        return header
