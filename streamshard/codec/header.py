@@ -37,8 +37,8 @@ class Headers:
         self._known: dict[bytes, Header] = {}
         self._length = 0  # of the last one; the next one mostly has it too
 
-    def of(self, data: bytes) -> Header:
-        """That of a file.
+    def of(self, data: bytes) -> Header | None:
+        """That of a file; None where libjpeg-turbo can't read it though it is whole.
 
         Raises:
             ValueError: It is not whole, or tells of too many pixels.
@@ -47,10 +47,12 @@ class Headers:
         header = self._known.get(data[: self._length])
         return self._read(data) if header is None else header
 
-    def _read(self, data: bytes) -> Header:
+    def _read(self, data: bytes) -> Header | None:
         try:
             height, width, colorspace, _ = simplejpeg.decode_jpeg_header(data, strict=False)
         except (ValueError, KeyError) as error:  # KeyError: a header without colour space
+            if "subsampling" in str(error):  # one that it has no name for, as of CMYK
+                return None
             raise ValueError(f"not a whole JPEG ({error})") from None
         check_count(height, width)
         segments = segments_of(data)
@@ -60,9 +62,11 @@ class Headers:
             orientation.of_jpeg(data, segments),
             grid_of(data, segments),
         )
-        marker, _, end = segments[-1]
-        if marker == SCAN and end <= _LONGEST:
-            if len(self._known) >= _MOST:
-                self._known.clear()
-            self._known[data[:end]], self._length = header, end
+        if segments and segments[-1].marker == SCAN and segments[-1].end <= _LONGEST:
+            self._keep(data[: segments[-1].end], header)
         return header
+
+    def _keep(self, data: bytes, header: Header) -> None:
+        if len(self._known) >= _MOST:
+            self._known.clear()
+        self._known[data], self._length = header, len(data)

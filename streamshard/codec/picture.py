@@ -19,7 +19,7 @@ from PIL import Image
 from streamshard.codec import orientation
 from streamshard.codec.array import MAGIC, as_picture, view_of
 from streamshard.codec.by_pillow import ByPillow
-from streamshard.codec.header import Headers
+from streamshard.codec.header import Header, Headers
 from streamshard.codec.pixels import (
     CHANNELS,
     Mode,
@@ -78,16 +78,17 @@ def opened(data: bytes | memoryview) -> Picture:
     if data[:6] == MAGIC:
         return _Array(view_of(data))
     data = bytes(data)  # the same object where it is bytes
-    return _Jpeg(data) if data[:3] == JPEG else ByPillow(data)
+    header = _HEADERS.of(data) if data[:3] == JPEG else None
+    return ByPillow(data) if header is None else _Jpeg(data, header)
 
 
 class _Jpeg:
     """A JPEG by libjpeg-turbo, or by Pillow where that refuses it."""
 
-    def __init__(self, data: bytes) -> None:
-        self._data, self._header = data, _HEADERS.of(data)
-        height, width = self._header.size
-        self.size = (width, height) if self._header.orientation >= 5 else (height, width)
+    def __init__(self, data: bytes, header: Header) -> None:
+        self._data, self._header = data, header
+        height, width = header.size
+        self.size = (width, height) if header.orientation >= 5 else (height, width)
 
     def scale(self, least: float) -> float:
         """See `Picture`."""
