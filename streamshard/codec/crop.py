@@ -26,13 +26,17 @@ Size = int | tuple[int, int]
 Bytes = bytes | memoryview
 
 
-def _pair(size: Size) -> tuple[int, int]:
+def _check_size(size: Size) -> None:
     pair = (size, size) if isinstance(size, int) else tuple(size)
     if len(pair) != 2 or not all(isinstance(side, int) and side >= 1 for side in pair):
         raise UsageError(
             f"an image size of {size}; it must be at least 1 pixel, one whole number or two"
         )
-    return pair[0], pair[1]
+
+
+def _pair(size: Size) -> tuple[int, int]:
+    """Height and width."""
+    return (size, size) if isinstance(size, int) else (size[0], size[1])
 
 
 @dataclass(frozen=True)
@@ -125,9 +129,10 @@ class RandomResizedCrop:
     mode: Mode = "RGB"
     memory_format: torch.memory_format = torch.contiguous_format
     takes_bytes: ClassVar[bool] = True
+    takes_out: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
-        _pair(self.size)
+        _check_size(self.size)
         check_kind(self.mode, self.memory_format)
         for name, (least, most) in (("scale", self.scale), ("ratio", self.ratio)):
             if not 0 < least <= most:
@@ -140,10 +145,12 @@ class RandomResizedCrop:
         """What every result looks like."""
         return form_of(self.mode, _pair(self.size), self.memory_format)
 
-    def __call__(self, data: Bytes, generator: torch.Generator) -> torch.Tensor:
-        """Decode one image."""
+    def __call__(
+        self, data: Bytes, generator: torch.Generator, out: torch.Tensor | None = None
+    ) -> torch.Tensor:
+        """Decode one image; `out`, of the result's form, is written and returned where it can."""
         picture = opened(data)
-        return framed(picture, self.framing(picture.size, generator), self.mode)
+        return framed(picture, self.framing(picture.size, generator), self.mode, out)
 
     def framing(self, full: tuple[int, int], generator: torch.Generator) -> Framing:
         """What is kept of an image of this height and width."""
@@ -195,10 +202,10 @@ class CenterCrop:
     takes_bytes: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
-        _pair(self.size)
+        _check_size(self.size)
         check_kind(self.mode, self.memory_format)
         if self.resize is not None:
-            _pair(self.resize)
+            _check_size(self.resize)
 
     @property
     def form(self) -> Form:
@@ -246,7 +253,7 @@ class Resize:
     takes_bytes: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
-        _pair(self.size)
+        _check_size(self.size)
         check_kind(self.mode, self.memory_format)
 
     @property

@@ -13,6 +13,8 @@ from streamshard.codec.picture import Picture
 from streamshard.codec.pixels import CHANNELS, Mode, Pixels, Rectangle
 
 _WITH_UINT8 = {"cpu"}  # devices for which torch has an antialiased kernel for uint8
+# What `torch.nn.functional.interpolate` calls, which has no `out`.
+_resize_into = torch.ops.aten._upsample_bilinear2d_aa.out
 
 
 class Box(NamedTuple):
@@ -73,17 +75,20 @@ def whole(picture: Picture, mode: Mode) -> torch.Tensor:
     return result if pixels.flags.writeable else result.clone()
 
 
-def framed(picture: Picture, framing: Framing, mode: Mode) -> torch.Tensor:
+def framed(
+    picture: Picture, framing: Framing, mode: Mode, out: torch.Tensor | None = None
+) -> torch.Tensor:
     """Decode what is needed of a picture, and resize a box of it.
 
     Args:
         picture: The file.
         framing: What is kept.
         mode: What it becomes.
+        out: Where the result may be written, of its shape and dtype.
 
     Returns:
-        See `form_of`: uint8 (channels, *framing.size), or labels (*framing.size). A view: the
-        colours of a pixel lie together, as image files have them.
+        See `form_of`: uint8 (channels, *framing.size), or labels (*framing.size). Either `out`, or
+        a view: the colours of a pixel lie together, as image files have them.
 
     Raises:
         ValueError: See `Picture`.
@@ -96,6 +101,9 @@ def framed(picture: Picture, framing: Framing, mode: Mode) -> torch.Tensor:
     view = _view(framing, scale, picture.size)
     pixels = picture.decode(mode, scale, view.part)
     image = _as_batch(pixels)
+    if out is not None and _can_write(out, image, framing):
+        _resize_into(image, framing.size, False, None, None, out=out[None])
+        return out
     result = _resized(image, framing, view)
     if pixels.flags.writeable:
         return result
@@ -180,6 +188,12 @@ class _Unmarked:
         self._array = array  # keeps the file mapped
         described = array.__array_interface__
         self.__array_interface__ = {**described, "data": (described["data"][0], False)}
+
+
+def _can_write(out: torch.Tensor, image: torch.Tensor, framing: Framing) -> bool:
+    """Whether a resized image is the result, and lies as `out` does, colours together."""
+    is_result = not framing.sees_around and not framing.flip and image.shape[2:] != framing.size
+    return is_result and out.stride(0) == 1
 
 
 def _interpolated(image: torch.Tensor, **how: Any) -> torch.Tensor:

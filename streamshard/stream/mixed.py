@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, cast
+
+import torch
 
 from streamshard.plan.order import Places
 from streamshard.stream.block import BlockBuilder
 from streamshard.stream.collate import Inferred
 from streamshard.stream.parts import AllPlaces, PartReader, Place
-from streamshard.stream.undecoded import Undecoded
+from streamshard.stream.undecoded import RowReader, Undecoded
 
 
 class Mixed:
@@ -23,6 +25,11 @@ class Mixed:
     def fetch(self, place: Place) -> Any:
         """See `PartReader`."""
         return self._readers[place.source].fetch(place)
+
+    def decode_into(self, place: Place, row: torch.Tensor) -> Any:
+        """See `RowReader`."""
+        reader = cast("RowReader", self._readers[place.source])  # what is joined here decodes rows
+        return reader.decode_into(place, row)
 
     def collect(self, place: Place, fetched: Any) -> Any:
         """See `PartReader`."""

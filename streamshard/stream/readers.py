@@ -7,6 +7,7 @@ from functools import partial
 from typing import Any
 
 import numpy as np
+import torch
 
 from streamshard.codec.base import Form
 from streamshard.codec.registry import codec_of
@@ -131,6 +132,7 @@ class _Decoded:
     ) -> None:
         self._shards, self._choices = shards, choices
         self._decoder, self._form = decoder, form
+        self._takes_out = getattr(decoder, "takes_out", False)
         # Of pixels that are there already a crop touches only its own, so they are not read first.
         self._viewed = {
             name
@@ -140,6 +142,10 @@ class _Decoded:
 
     def fetch(self, place: Place) -> Any:
         """The value of the first of the choices that the sample has."""
+        return self.decode_into(place, None)
+
+    def decode_into(self, place: Place, row: torch.Tensor | None) -> Any:
+        """See `RowReader`."""
         for name, part in self._choices:
             read = self._shards.view if name in self._viewed else self._shards.read
             data = read(place.shard, place.row, name)
@@ -148,7 +154,9 @@ class _Decoded:
             if self._decoder is None:
                 return self._shards.decode(place.shard, place.row, name, part, bytes(data))
             with named(lambda name=name: self._shards.at(place.shard, place.row, name)):  # type: ignore[misc]
-                return self._decoder(data, place.generator())
+                if row is None or not self._takes_out:
+                    return self._decoder(data, place.generator())
+                return self._decoder(data, place.generator(), out=row)
         if all(part.optional for _, part in self._choices) and len(self._choices) == 1:
             return None
         name = self._choices[0][0]

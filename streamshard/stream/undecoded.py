@@ -3,17 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import torch
 
 from streamshard.codec.base import Form
 from streamshard.stream.collate import formed
-from streamshard.stream.parts import PartReader, Place
+from streamshard.stream.parts import Place
 
 # Bytes of a sample from which on it is written to its row by itself: less is stacked with the
 # others in less time.
 WORTH_A_ROW = 4096
+
+
+class RowReader(Protocol):
+    """What decodes samples of a part."""
+
+    def decode_into(self, place: Place, row: torch.Tensor) -> Any:
+        """Read and decode one; the row, where the value was written there, else the value."""
 
 
 class Undecoded(NamedTuple):
@@ -27,7 +34,7 @@ class Undecoded(NamedTuple):
         form: Of each.
     """
 
-    reader: PartReader
+    reader: RowReader
     places: Sequence[Place]
     form: Form
 
@@ -45,5 +52,6 @@ class Undecoded(NamedTuple):
         """
         with torch.no_grad():
             for row, place in zip(rows.unbind(), self.places, strict=True):
-                value = self.reader.collect(place, self.reader.fetch(place))
-                row.copy_(formed(name, self.form, value))
+                value = self.reader.decode_into(place, row)
+                if value is not row:
+                    row.copy_(formed(name, self.form, value))
