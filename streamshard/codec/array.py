@@ -9,7 +9,7 @@ import functools
 import io
 import math
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,10 +26,10 @@ def view_of(data: bytes | memoryview) -> NDArray[Any]:
     """
     begin = 10 if data[6:7] == b"\x01" else 12  # version 1 has two bytes for the header's length
     end = begin + int.from_bytes(data[8:begin], "little")
-    shape, is_fortran, dtype = _parsed(bytes(data[:end]))
-    if end + dtype.itemsize * math.prod(shape) != len(data):
+    shape, order, dtype, nbytes = _parsed(bytes(data[:end]))
+    if end + nbytes != len(data):
         raise ValueError(f"not a whole .npy file: {len(data)} bytes")
-    return np.ndarray(shape, dtype, data, end, order="F" if is_fortran else "C")
+    return np.ndarray(shape, dtype, data, end, order=order)
 
 
 def as_picture(shape: Sequence[int]) -> tuple[int, int, bool] | None:
@@ -48,8 +48,8 @@ def as_picture(shape: Sequence[int]) -> tuple[int, int, bool] | None:
 
 
 @functools.lru_cache(maxsize=1024)  # images of one size have the same header, and parsing is slow
-def _parsed(header: bytes) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:
-    """Shape, whether in Fortran's order, and dtype."""
+def _parsed(header: bytes) -> tuple[tuple[int, ...], Literal["C", "F"], np.dtype[Any], int]:
+    """Shape, order, dtype, and bytes of all elements."""
     file = io.BytesIO(header)
     try:
         version = np.lib.format.read_magic(file)
@@ -62,4 +62,4 @@ def _parsed(header: bytes) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:
         raise ValueError(f"not a .npy file ({error})") from None
     if dtype.hasobject:
         raise ValueError("a .npy file of objects, which would have to be unpickled")
-    return shape, is_fortran, dtype
+    return shape, "F" if is_fortran else "C", dtype, dtype.itemsize * math.prod(shape)

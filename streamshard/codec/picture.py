@@ -172,7 +172,9 @@ class _Array:
         height, width, comes_first = found
         check_count(height, width)
         self.size = height, width
-        self._array = array.transpose(1, 2, 0) if comes_first else array.reshape(height, width, -1)
+        if array.ndim == 2:
+            array = array[..., None]
+        self._array = array.transpose(1, 2, 0) if comes_first else array
 
     def scale(self, least: float) -> float:
         """See `Picture`."""

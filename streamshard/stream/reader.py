@@ -263,7 +263,7 @@ class Shards:
             data = self.read(shard, row, part)
             return None if data is None else memoryview(data)
         extent = self.extent(shard, part)
-        offset, size = int(extent.offset[row]), int(extent.size[row])
+        offset, size = extent.offset.item(row), extent.size.item(row)
         return None if size == MISSING else whole[offset : offset + size]
 
     def whole(self, shard: int) -> memoryview | None:
