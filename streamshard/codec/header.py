@@ -12,6 +12,7 @@ from streamshard.codec.restart import Grid, grid_of
 from streamshard.codec.segments import SCAN, segments_of
 
 _MOST, _LONGEST = 256, 4096  # headers that are kept, and bytes of one
+_LENGTHS = 4  # that are tried
 
 
 class Header(NamedTuple):
@@ -35,7 +36,7 @@ class Headers:
 
     def __init__(self) -> None:
         self._known: dict[bytes, Header] = {}
-        self._length = 0  # of the last one; the next one mostly has it too
+        self._lengths: tuple[int, ...] = ()  # of the last ones; the next one mostly has one of them
 
     def of(self, data: bytes) -> Header | None:
         """That of a file; None where libjpeg-turbo can't read it though it is whole.
@@ -43,9 +44,12 @@ class Headers:
         Raises:
             ValueError: It is not whole, or tells of too many pixels.
         """
-        # What begins with a whole header has that header.
-        header = self._known.get(data[: self._length])
-        return self._read(data) if header is None else header
+        for length in self._lengths:
+            # What begins with a whole header has that header.
+            header = self._known.get(data[:length])
+            if header is not None:
+                return header
+        return self._read(data)
 
     def _read(self, data: bytes) -> Header | None:
         try:
@@ -69,4 +73,6 @@ class Headers:
     def _keep(self, data: bytes, header: Header) -> None:
         if len(self._known) >= _MOST:
             self._known.clear()
-        self._known[data], self._length = header, len(data)
+        self._known[data] = header
+        if len(data) not in self._lengths:
+            self._lengths = (len(data), *self._lengths[: _LENGTHS - 1])

@@ -63,9 +63,10 @@ class Photographs:
             source = self._folder / "made"
             figures["quality"] = make_jpegs(source, min(self._count, DISTINCT))
         take_jpegs(source, self._folder / "original", self._count)
-        make_small(source, self._folder / "made-small")
-        take_jpegs(self._folder / "made-small", self._folder / "small", self._count)
-        for size in ("original", "small"):
+        for size in ("small", "plain"):
+            make_small(source, self._folder / f"made-{size}", marked=size == "small")
+            take_jpegs(self._folder / f"made-{size}", self._folder / size, self._count)
+        for size in ("original", "small", "plain"):
             mean = figures[f"mean bytes, {size}"] = mean_bytes(self._jpegs(size))
             shard_size = int(mean * self._count / SHARDS)
             ss.pack_images(self._jpegs(size), self.tars(size), shard_size=shard_size)
@@ -86,7 +87,8 @@ class Photographs:
         Args:
             title: Of the row.
             entries: Who takes part, where it is installed.
-            size: "original" or "small".
+            size: "original", or with a shorter side of 256 "small", and "plain" where no restart
+                markers lie between parts of an image.
             what: See `pipelines/serving.py`.
             epochs: In a turn; more of them where one is over too soon.
         """
@@ -180,13 +182,16 @@ def measure(
     figures = photographs.make(jpegs)
     print(", ".join(f"{name} {value:,.0f}" for name, value in figures.items()), flush=True)
     if profile:
-        for size in ("original", "small"):
+        for size in ("original", "small", "plain"):
             print(f"\n{size}")
             figures[f"profile, {size}"] = profile_both(photographs.tars(size), workers, rounds)
         return figures
     row = photographs.row
     figures["original"] = row("original JPEGs, decoded", DECODING, "original", "crop")
     figures["small"] = row("shorter side 256, decoded", DECODING, "small", "crop")
+    figures["plain"] = row(
+        "the same without restart markers", (*STREAMSHARD, FFCV), "plain", "crop"
+    )
     figures["bytes"] = row("bytes of the originals, not decoded", BYTES, "original", "bytes", 10)
     figures["npy"] = row("shorter side 256, stored as pixels", NPY, "small", "npy")
     return figures

@@ -61,10 +61,18 @@ def take_jpegs(source: Path, folder: Path, count: int) -> None:
         path.symlink_to(file)
 
 
-def make_small(source: Path, folder: Path, length: int = 256, quality: int = 90) -> None:
+def make_small(
+    source: Path, folder: Path, *, marked: bool, length: int = 256, quality: int = 90
+) -> None:
     """The same images with a shorter side of `length` pixels, as many keep ImageNet.
 
-    Encoded as `streamshard pack images --resize` encodes them.
+    Args:
+        source: The images.
+        folder: Where these are written.
+        marked: Encode them as `streamshard pack images --resize` does, with restart markers; else
+            as most programs do, without.
+        length: Pixels of the shorter side.
+        quality: Of the JPEGs.
     """
     for file in jpegs_in(source):
         image = Image.open(file).convert("RGB")
@@ -72,7 +80,10 @@ def make_small(source: Path, folder: Path, length: int = 256, quality: int = 90)
         path = (folder / file.relative_to(source)).with_suffix(".jpg")
         path.parent.mkdir(parents=True, exist_ok=True)
         image = image.resize((width, height), Image.Resampling.BICUBIC)
-        path.write_bytes(encode_pixels(np.asarray(image), "jpg", quality))
+        if marked:
+            path.write_bytes(encode_pixels(np.asarray(image), "jpg", quality))
+        else:
+            path.write_bytes(_encoded(image, quality))
 
 
 def mean_bytes(folder: Path) -> float:

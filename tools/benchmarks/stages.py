@@ -20,6 +20,7 @@ import simplejpeg
 import torch
 
 import streamshard as ss
+from streamshard.codec import framing, header, picture
 from streamshard.plan import order
 from streamshard.shard import tar
 from streamshard.store import local
@@ -34,9 +35,10 @@ STAGES: dict[str, list[tuple[Any, str]]] = {
     "pread": [(local.LocalFile, "read")],
     "the tar's header compared": [(tar, "check_header")],
     "crc32": [(reader, "crc32")],
-    "the JPEG's header": [(simplejpeg, "decode_jpeg_header")],
+    "the JPEG's header": [(header.Headers, "of")],
+    "its part of the JPEG cut out": [(picture, "cut")],
     "JPEG decoded": [(simplejpeg, "decode_jpeg")],
-    "crop resized": [(torch.nn.functional, "interpolate")],
+    "crop resized": [(torch.nn.functional, "interpolate"), (framing, "_resize_into")],
     "copied into its row": [(torch.Tensor, "copy_")],
     "memory for the block": [(ring.BlockMemory, "allocate")],
     "handed over": [(ring.BlockMemory, "hand_over"), (worker.Connection, "send")],
