@@ -6,8 +6,10 @@ import contextlib
 import enum
 import functools
 import inspect
+import os
 from collections.abc import Callable, Iterable
 from inspect import Parameter
+from multiprocessing import forkserver
 from typing import Any
 
 from streamshard.cli.export import Export, check_formats, export_packed
@@ -89,6 +91,9 @@ def pack_command(
         def run(
             *, destination: str, export: str | None, as_json: bool, resume: bool, **given: Any
         ) -> None:
+            # First of all: what follows imports torch, a second or two.
+            if images and _encodes(given) and os.path.exists(given["source"]):
+                _start_workers_early()
             check_formats(export)
             split = fractions_of(given.pop("split"))
             for name in given.keys() & {p.name for p in shared}:
@@ -111,6 +116,18 @@ def pack_command(
         return run
 
     return decorate
+
+
+def _encodes(given: dict[str, Any]) -> bool:
+    """Whether images are encoded anew, which other processes do."""
+    is_asked = any(given[name] is not None for name in ("resize", "max_side", "format"))
+    return is_asked and given["scheduler"] is None and given["workers"] != 0
+
+
+def _start_workers_early() -> None:
+    """Have the process that workers are forked from import torch while this one does the same."""
+    forkserver.set_forkserver_preload(["streamshard.pack.job"])
+    forkserver.ensure_running()
 
 
 def _parameters(function: Callable[..., Any]) -> Iterable[Parameter]:
