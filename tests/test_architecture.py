@@ -86,7 +86,7 @@ def test_only_one_file_asks_for_rank_and_worker() -> None:
 
 def test_nothing_unpickles_what_it_did_not_make() -> None:
     """What our own processes send each other is the only thing that is ever unpickled."""
-    ours = ("batch.py", "block.py", "worker.py", "mapped.py")
+    ours = ("batch.py", "builder.py", "worker.py", "mapped.py")
     allowed = {PACKAGE / "pack" / "pool.py", *(PACKAGE / "stream" / name for name in ours)}
     for path in modules():
         if path not in allowed:

@@ -11,7 +11,8 @@ import numpy as np
 
 from streamshard.errors import DamagedError, SampleError, UsageError
 from streamshard.plan.order import Ints, Places, sample_seeds
-from streamshard.stream.block import Allocate, Block, BlockBuilder
+from streamshard.stream.block import Block
+from streamshard.stream.builder import Allocate, BlockBuilder
 from streamshard.stream.called import Function
 from streamshard.stream.collate import Inferred
 from streamshard.stream.mixed import Mixed

@@ -10,7 +10,7 @@ import torch
 
 from streamshard.codec.base import Form
 from streamshard.errors import UsageError
-from streamshard.stream.block import BlockBuilder
+from streamshard.stream.builder import BlockBuilder
 
 
 def add_formed(builder: BlockBuilder, name: str, form: Form, values: Sequence[Any]) -> None:

@@ -19,7 +19,8 @@ from streamshard.plan.cursor import Cursor
 from streamshard.plan.order import OrderRule, Shuffle
 from streamshard.plan.share import Share, Tail, World
 from streamshard.stream.assemble import Assembler, Begun
-from streamshard.stream.block import Allocate, Block
+from streamshard.stream.block import Block
+from streamshard.stream.builder import Allocate
 from streamshard.stream.schedule import AnyOrder, AnyShare, Schedule
 from streamshard.stream.source import Source
 from streamshard.stream.threads import Each, alone

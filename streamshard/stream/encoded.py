@@ -17,7 +17,8 @@ from streamshard.codec.base import Form
 from streamshard.codec.framing import Box, Framing, cut_out
 from streamshard.codec.picture import opened
 from streamshard.errors import SampleError
-from streamshard.stream.block import ENCODED, Block, BlockBuilder, Column
+from streamshard.stream.block import ENCODED, Block, Column
+from streamshard.stream.builder import BlockBuilder
 
 # Files as (bytes,) uint8 tensors on the host, and a device, to (3, height, width) uint8 RGB there.
 Decode = Callable[[list[torch.Tensor], torch.device], Sequence[torch.Tensor]]

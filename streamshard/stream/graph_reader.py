@@ -13,7 +13,7 @@ from streamshard.errors import SampleError
 from streamshard.plan.order import Ints, Places
 from streamshard.shard.index import MISSING
 from streamshard.shard.manifest import Part
-from streamshard.stream.block import BlockBuilder
+from streamshard.stream.builder import BlockBuilder
 from streamshard.stream.choice import Graphs
 from streamshard.stream.graphs import GraphRows, Layouter
 from streamshard.stream.parts import AllPlaces, PartReader, Place, by_shard

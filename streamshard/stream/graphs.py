@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from streamshard.codec.narrow import SIGNED
 from streamshard.codec.pyg import NODE_FIELDS, NODES, joined, parted
 from streamshard.plan.order import Ints, ends
-from streamshard.stream.block import BlockBuilder
+from streamshard.stream.builder import BlockBuilder
 from streamshard.stream.choice import Graphs
 from streamshard.stream.graph_batch import Shape, Table
 

@@ -8,7 +8,7 @@ from typing import Any, cast
 import torch
 
 from streamshard.plan.order import Places
-from streamshard.stream.block import BlockBuilder
+from streamshard.stream.builder import BlockBuilder
 from streamshard.stream.collate import Inferred
 from streamshard.stream.parts import AllPlaces, PartReader, Place
 from streamshard.stream.undecoded import RowReader, Undecoded

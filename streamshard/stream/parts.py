@@ -13,7 +13,7 @@ import torch
 
 from streamshard.errors import DamagedError, SampleError, UsageError
 from streamshard.plan.order import Ints, Places
-from streamshard.stream.block import BlockBuilder
+from streamshard.stream.builder import BlockBuilder
 
 # What seeds differ by; torch and numpy look at the lower 32 bits only.
 _GLOBAL, _TRANSFORM = 0x5851F42D4C957F2D, 0x14057B7EF767814F

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from streamshard.errors import SampleError
 from streamshard.plan.order import Ints, Places
 from streamshard.shard.index import MISSING
-from streamshard.stream.block import BlockBuilder
+from streamshard.stream.builder import BlockBuilder
 from streamshard.stream.collate import add_listed
 from streamshard.stream.parts import AllPlaces, PartReader, Place, by_shard
 from streamshard.stream.reader import Shards

@@ -14,7 +14,7 @@ from streamshard.codec.registry import codec_of
 from streamshard.errors import SampleError, UsageError
 from streamshard.plan.order import Ints, Places
 from streamshard.shard.manifest import Part
-from streamshard.stream.block import BlockBuilder
+from streamshard.stream.builder import BlockBuilder
 from streamshard.stream.called import Function
 from streamshard.stream.choice import Graphs
 from streamshard.stream.collate import Inferred, add_formed, add_listed

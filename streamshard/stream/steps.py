@@ -15,7 +15,8 @@ from streamshard.errors import CursorError, UsageError
 from streamshard.plan.cursor import Cursor
 from streamshard.plan.share import World
 from streamshard.stream.batch import batch_of
-from streamshard.stream.block import Allocate, Block
+from streamshard.stream.block import Block
+from streamshard.stream.builder import Allocate
 from streamshard.stream.course import Course
 
 

@@ -11,7 +11,8 @@ import torch
 
 from streamshard.codec.base import Form
 from streamshard.stream.batch import Batch, BatchTuple, batch_of
-from streamshard.stream.block import ALIGNMENT, Block, BlockBuilder
+from streamshard.stream.block import Block
+from streamshard.stream.builder import ALIGNMENT, BlockBuilder
 from tests.stream.data import same
 
 

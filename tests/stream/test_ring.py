@@ -28,7 +28,7 @@ from torch_geometric.data import Data
 
 import streamshard as ss
 from streamshard.stream import device, workers
-from streamshard.stream.block import BlockBuilder
+from streamshard.stream.builder import BlockBuilder
 from streamshard.stream.mapped import MappedMemory
 from streamshard.stream.ring import FRESH, BlockMemory
 from streamshard.stream.workers import WorkerPool

@@ -27,7 +27,8 @@ class Unwritten:
     """In place of a dataset: workers hand over blocks as they are; all that is left is the way."""
 
     def __init__(self) -> None:
-        from streamshard.stream.block import BlockBuilder, plain_memory
+        from streamshard.stream.block import plain_memory
+        from streamshard.stream.builder import BlockBuilder
 
         self.course, self.steps = self, sys.maxsize
         builder = BlockBuilder()

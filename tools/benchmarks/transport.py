@@ -32,7 +32,7 @@ class Endless:
         return self
 
     def make(self, cursor, world, numbers, allocate, each, ahead):
-        from streamshard.stream.block import BlockBuilder
+        from streamshard.stream.builder import BlockBuilder
 
         nbytes = len(self.buffers) * len(self.buffers[0])
         for _ in numbers:
