@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
+from inspect import signature
 from typing import Any
 
 import numpy as np
@@ -132,7 +133,12 @@ class _Decoded:
     ) -> None:
         self._shards, self._choices = shards, choices
         self._decoder, self._form = decoder, form
-        self._takes_out = getattr(decoder, "takes_out", False)
+        # A subclass may have a call of its own, without `out`.
+        self._takes_out = (
+            decoder is not None
+            and getattr(decoder, "takes_out", False)
+            and "out" in signature(decoder).parameters
+        )
         # Of pixels that are there already a crop touches only its own, so they are not read first.
         self._viewed = {
             name

@@ -81,6 +81,20 @@ def test_batches_are_those_that_are_stacked(good: str, stacked: Callable[[], Non
         assert [a[0].stride() for a in one] == [a[0].stride() for a in other]
 
 
+class Darker(ss.RandomResizedCrop):
+    """A crop with a call of its own, as before crops were written to their rows."""
+
+    def __call__(self, data: Any, generator: torch.Generator) -> torch.Tensor:  # type: ignore[override]
+        return super().__call__(data, generator) // 2
+
+
+def test_a_subclass_is_called_as_it_is(good: str) -> None:
+    crops = [kind(40, memory_format=torch.channels_last) for kind in (ss.RandomResizedCrop, Darker)]
+    plain, darker = (list(dataset(good, decode={"jpg": crop}, parts="jpg")) for crop in crops)
+    for one, other in zip(plain, darker, strict=True):
+        assert torch.equal(one // 2, other)
+
+
 @pytest.fixture(scope="module")
 def bad(tmp_path_factory: pytest.TempPathFactory) -> str:
     return pack(tmp_path_factory.mktemp("bad") / "own", [*range(COUNT)])
