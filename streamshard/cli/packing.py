@@ -121,7 +121,7 @@ def pack_command(
 def _encodes(given: dict[str, Any]) -> bool:
     """Whether images are encoded anew, which other processes do."""
     is_asked = any(given[name] is not None for name in ("resize", "max_side", "format"))
-    return is_asked and given["scheduler"] is None and given["workers"] != 0
+    return is_asked and given["workers"] != 0 and given["scheduler"] is given["map"] is None
 
 
 def _start_workers_early() -> None:

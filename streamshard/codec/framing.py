@@ -191,9 +191,12 @@ class _Unmarked:
 
 
 def _can_write(out: torch.Tensor, image: torch.Tensor, framing: Framing) -> bool:
-    """Whether a resized image is the result, and lies as `out` does, colours together."""
+    """Whether the image resized is the result, and both have the colours of a pixel together.
+
+    torch's kernel takes no others: pixels of an array may have their channels first.
+    """
     is_result = not framing.sees_around and not framing.flip and image.shape[2:] != framing.size
-    return is_result and out.stride(0) == 1
+    return is_result and image.stride(1) == out.stride(0) == 1
 
 
 def _interpolated(image: torch.Tensor, **how: Any) -> torch.Tensor:

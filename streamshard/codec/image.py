@@ -20,6 +20,7 @@ from streamshard.codec.pixels import form_of
 from streamshard.codec.restart import interval_for
 from streamshard.codec.text import BytesCodec
 
+_JPEG_SIDE = 65_500  # pixels, at most, in libjpeg
 _FORMATS = {"jpg": "JPEG", "jpeg": "JPEG", "png": "PNG", "webp": "WEBP"}
 
 
@@ -76,16 +77,19 @@ def encode_pixels(pixels: NDArray[np.uint8], format: str, quality: int) -> bytes
         quality: Of jpg and webp, 1 to 100.
 
     Raises:
-        ValueError: Another format.
+        ValueError: Another format, or too large for it.
     """
     if format not in _FORMATS:
         raise ValueError(f"{format} is read, not written; --format jpg (or png, webp, npy) is")
     options: dict[str, Any] = {"quality": quality}
     if format in ("jpg", "jpeg"):
+        height, width, _ = pixels.shape
+        if max(height, width) > _JPEG_SIDE:
+            raise ValueError(f"an image of {width}x{height} pixels; a JPEG has {_JPEG_SIDE} a side")
         # Crops decode no more than their part then (see `restart`).
         options |= {
             "subsampling": "4:2:0",
-            "restart_marker_blocks": interval_for(pixels.shape[1]),
+            "restart_marker_blocks": interval_for(width),
         }
     return _saved(Image.fromarray(pixels), _FORMATS[format], **options)
 

@@ -35,6 +35,8 @@ JPEG = b"\xff\xd8\xff"
 _COLORSPACES = {"RGB": "RGB", "L": "GRAY", "RGBA": "RGBA"}
 _TELLS_SCALES = 8  # pixels of a side from which on simplejpeg is told a scale by what becomes of it
 _HEADERS = Headers()
+# Decoded pixels: of less than five no colours are smoothed, and of few no scales told apart.
+_NARROW = 8
 _REACH = 2  # pixels to each side that colours which are stored with half the pixels depend on
 
 
@@ -136,7 +138,7 @@ class _Jpeg:
             return None
         place = found.place
         size = place.bottom - place.top, place.right - place.left
-        if max(size) < _TELLS_SCALES:
+        if size[1] <= _NARROW * each:
             return None
         try:
             pixels = _decoded(found.data, size, mode, scale)

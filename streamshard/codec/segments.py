@@ -30,6 +30,8 @@ def segments_of(data: bytes) -> list[Segment]:
             at += 1
         elif marker in _ALONE:
             at += 2
+        elif marker == 0:  # none
+            break
         else:
             end = at + 2 + (data[at + 2] << 8 | data[at + 3])
             found.append(Segment(marker, at + 4, end))

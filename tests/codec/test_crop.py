@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import io
 import math
 from collections.abc import Callable
 from dataclasses import replace
@@ -338,3 +339,16 @@ def test_a_crop_written_to_its_row_is_the_crop(
         written += is_row
     if size == (31, 17) and mode != "L":  # else strides don't tell how it lies
         assert (written > 0) == (crop.form.channels_last and mode != "labels")
+
+
+@pytest.mark.parametrize("channels_first", [False, True])
+def test_all_of_an_array_is_written_to_its_row(channels_first: bool) -> None:
+    array = picture(80, 80).transpose(2, 0, 1) if channels_first else picture(80, 80)
+    file = io.BytesIO()
+    np.save(file, np.ascontiguousarray(array))
+    crop = RandomResizedCrop(64, scale=(1, 1), ratio=(1, 1), memory_format=torch.channels_last)
+    rows = torch.zeros(2, 3, 64, 64, dtype=torch.uint8).contiguous(
+        memory_format=torch.channels_last
+    )
+    expected = crop(file.getvalue(), torch.Generator())
+    assert torch.equal(crop(file.getvalue(), torch.Generator(), out=rows[1]), expected)

@@ -111,9 +111,9 @@ def test_parts_are_cut_out_at_every_scale(
     monkeypatch.setattr(simplejpeg, "decode_jpeg", noted)
     rng = np.random.default_rng(0)
     for _ in range(40):
-        top, left = (int(rng.integers(side - 4)) for side in whole.shape[:2])
+        top, left = (int(rng.integers(side - 12)) for side in whole.shape[:2])
         bottom, right = (
-            int(rng.integers(begin + 1, min(side, begin + side // 2) + 1))
+            int(rng.integers(begin + 12, min(side, begin + side // 2) + 1))
             for begin, side in zip((top, left), whole.shape[:2], strict=True)
         )
         part = Rectangle(top, left, bottom, right)
@@ -165,6 +165,25 @@ def test_a_turned_file_gives_its_part_upright() -> None:
     found = opened(data).decode("RGB", 1.0, part)
     np.testing.assert_array_equal(found, part_of(opened(data).decode(), part))
     assert found.flags.c_contiguous
+
+
+@pytest.mark.parametrize("sampling", SAMPLINGS)
+def test_a_narrow_part_at_an_edge_has_the_pixels_of_the_whole(sampling: str) -> None:
+    rng = np.random.default_rng(0)
+    for width in (17, 18, 20, 33, 34, 36):
+        pixels = rng.integers(0, 256, (300, width, 3), np.uint8)
+        data = encoded(pixels, "JPEG", quality=100, subsampling=sampling, restart_marker_blocks=1)
+        for scale in (1, 0.5, 0.25, 0.125):
+            whole = opened(data).decode("RGB", scale)
+            for left in range(whole.shape[1]):
+                part = Rectangle(5, left, 9, left + 1)
+                found = opened(data).decode("RGB", scale, part)
+                np.testing.assert_array_equal(found, part_of(whole, part))
+
+
+def test_an_image_that_no_jpeg_can_hold_is_refused() -> None:
+    with pytest.raises(ValueError, match="65501x1 pixels; a JPEG has 65500"):
+        encode_pixels(np.zeros((1, 65_501, 3), np.uint8), "jpg", 90)
 
 
 @pytest.mark.parametrize("behind", [b"bytes", b"\xff\xd9", encoded(picture(64, 64), "JPEG")])
