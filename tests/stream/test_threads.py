@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import gc
+import itertools
 import logging
 import os
 import random
@@ -277,7 +278,10 @@ def test_a_loader_that_is_closed_or_dropped_leaves_no_thread(tars: str, function
 
 def test_a_loader_may_be_collected_by_one_of_its_threads(tars: str) -> None:
     is_garbage = threading.Event()
-    loader = ss.StreamLoader(told(tars, lambda _: is_garbage.is_set() and gc.collect()), threads=2)
+    calls = itertools.count()
+    # Those behind the first batch wait, so that there is work left when nobody holds the loader.
+    dataset = told(tars, lambda _: next(calls) >= 10 and is_garbage.wait(10) and gc.collect())
+    loader = ss.StreamLoader(dataset, threads=2)
     next(iter(loader))
     circle: list[Any] = [loader]
     circle.append(circle)
@@ -285,7 +289,6 @@ def test_a_loader_may_be_collected_by_one_of_its_threads(tars: str) -> None:
     try:
         del circle, loader
         is_garbage.set()
-        # the threads still have batches to make ahead
         assert wait_until(lambda: not ours(), 4.5), "a thread waits for itself"
     finally:
         gc.enable()
