@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import gc
-import itertools
 import logging
 import os
 import random
@@ -278,9 +277,11 @@ def test_a_loader_that_is_closed_or_dropped_leaves_no_thread(tars: str, function
 
 def test_a_loader_may_be_collected_by_one_of_its_threads(tars: str) -> None:
     is_garbage = threading.Event()
-    calls = itertools.count()
-    # Those behind the first batch wait, so that there is work left when nobody holds the loader.
-    dataset = told(tars, lambda _: next(calls) >= 10 and is_garbage.wait(10) and gc.collect())
+    first: list[str] = []
+    next(iter(told(tars, first.append)))
+    assert len(first) == 10
+    # The samples behind that batch wait, so that there is work left when nobody holds the loader.
+    dataset = told(tars, lambda key: key not in first and is_garbage.wait(10) and gc.collect())
     loader = ss.StreamLoader(dataset, threads=2)
     next(iter(loader))
     circle: list[Any] = [loader]
