@@ -14,6 +14,7 @@ from streamshard.codec import orientation
 from streamshard.codec.pixels import (
     CHANNELS,
     Mode,
+    Picture,
     Pixels,
     Rectangle,
     as_labels,
@@ -24,7 +25,7 @@ from streamshard.codec.pixels import (
 PNG = b"\x89PNG\r\n\x1a\n"
 
 
-class ByPillow:
+class ByPillow(Picture):
     """What Pillow reads."""
 
     def __init__(self, data: bytes) -> None:
@@ -61,11 +62,6 @@ class ByPillow:
             self._image.load()
         except Exception as error:  # Pillow's decoders raise what they like
             raise ValueError(f"not a whole {self._format} ({error})") from None
-
-    def scale(self, least: float) -> float:
-        """See `Picture`."""
-        del least
-        return 1.0
 
     def decode(
         self, mode: Mode = "RGB", scale: float = 1.0, part: Rectangle | None = None

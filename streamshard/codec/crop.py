@@ -129,7 +129,6 @@ class RandomResizedCrop:
     mode: Mode = "RGB"
     memory_format: torch.memory_format = torch.contiguous_format
     takes_bytes: ClassVar[bool] = True
-    takes_out: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         _check_size(self.size)

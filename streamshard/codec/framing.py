@@ -9,8 +9,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from streamshard.codec.picture import Picture
-from streamshard.codec.pixels import CHANNELS, Mode, Pixels, Rectangle
+from streamshard.codec.pixels import CHANNELS, Mode, Picture, Pixels, Rectangle
 
 _WITH_UINT8 = {"cpu"}  # devices for which torch has an antialiased kernel for uint8
 # What `torch.nn.functional.interpolate` calls, which has no `out`.

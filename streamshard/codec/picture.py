@@ -9,7 +9,7 @@ taken, colour profiles are not applied.
 from __future__ import annotations
 
 import math
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import simplejpeg
@@ -23,6 +23,7 @@ from streamshard.codec.header import Header, Headers
 from streamshard.codec.pixels import (
     CHANNELS,
     Mode,
+    Picture,
     Pixels,
     Rectangle,
     as_labels,
@@ -40,37 +41,6 @@ _NARROW = 8
 _REACH = 2  # pixels to each side that colours which are stored with half the pixels depend on
 
 
-class Picture(Protocol):
-    """An image file whose header was read.
-
-    Attributes:
-        size: Height and width in pixels, upright.
-    """
-
-    size: tuple[int, int]
-
-    def scale(self, least: float) -> float:
-        """The smallest scale, 1 at most, at which it can be decoded that is `least` or more."""
-
-    def decode(
-        self, mode: Mode = "RGB", scale: float = 1.0, part: Rectangle | None = None
-    ) -> Pixels:
-        """The pixels, upright.
-
-        Args:
-            mode: What they are to be; see `form_of`.
-            scale: 1, or what `scale` gave. Height and width are rounded up.
-            part: Of the picture at that scale; None for all of it.
-
-        Returns:
-            (height, width, channels) uint8; labels (height, width) uint8 or int32. Of an array that
-            is not to be written a view that is not either.
-
-        Raises:
-            ValueError: The file is not whole, or has no such pixels.
-        """
-
-
 def opened(data: bytes | memoryview) -> Picture:
     """Read an image file's header; a `.npy` file is one whose pixels are there already.
 
@@ -84,7 +54,7 @@ def opened(data: bytes | memoryview) -> Picture:
     return ByPillow(data) if header is None else _Jpeg(data, header)
 
 
-class _Jpeg:
+class _Jpeg(Picture):
     """A JPEG by libjpeg-turbo, or by Pillow where that refuses it."""
 
     def __init__(self, data: bytes, header: Header) -> None:
@@ -164,7 +134,7 @@ def _decoded(data: bytes | bytearray, size: tuple[int, int], mode: Mode, scale: 
     return pixels
 
 
-class _Array:
+class _Array(Picture):
     """Pixels as they lie in a `.npy` file: (height, width), or with channels, last or first."""
 
     def __init__(self, array: NDArray[Any]) -> None:
@@ -177,11 +147,6 @@ class _Array:
         if array.ndim == 2:
             array = array[..., None]
         self._array = array.transpose(1, 2, 0) if comes_first else array
-
-    def scale(self, least: float) -> float:
-        """See `Picture`."""
-        del least
-        return 1.0
 
     def decode(
         self, mode: Mode = "RGB", scale: float = 1.0, part: Rectangle | None = None

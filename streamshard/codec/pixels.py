@@ -1,8 +1,8 @@
-"""What pixels are decoded to, colours in one of several ways or labels, and how many at most."""
+"""What has pixels, what they are decoded to (colours or labels), and how many there may be."""
 
 from __future__ import annotations
 
-from typing import Any, Literal, NamedTuple, get_args
+from typing import Any, Literal, NamedTuple, Protocol, get_args
 
 import numpy as np
 import torch
@@ -30,6 +30,39 @@ class Rectangle(NamedTuple):
 def part_of(pixels: Pixels, part: Rectangle | None) -> Pixels:
     """A view of some of the pixels, or all of them."""
     return pixels if part is None else pixels[part.top : part.bottom, part.left : part.right]
+
+
+class Picture(Protocol):
+    """An image file whose header was read.
+
+    Attributes:
+        size: Height and width in pixels, upright.
+    """
+
+    size: tuple[int, int]
+
+    def scale(self, least: float) -> float:
+        """The smallest scale, 1 at most, at which it can be decoded that is `least` or more."""
+        del least
+        return 1.0  # of all but JPEG
+
+    def decode(
+        self, mode: Mode = "RGB", scale: float = 1.0, part: Rectangle | None = None
+    ) -> Pixels:
+        """The pixels, upright.
+
+        Args:
+            mode: What they are to be; see `form_of`.
+            scale: 1, or what `scale` gave. Height and width are rounded up.
+            part: Of the picture at that scale; None for all of it.
+
+        Returns:
+            (height, width, channels) uint8; labels (height, width) uint8 or int32. Of an array that
+            is not to be written a view that is not either.
+
+        Raises:
+            ValueError: The file is not whole, or has no such pixels.
+        """
 
 
 def form_of(

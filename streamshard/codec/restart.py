@@ -51,15 +51,15 @@ class Cut(NamedTuple):
     place: Rectangle
 
 
-def interval_for(width: int, block: int = 2 * _BLOCK) -> int:
-    """After how many blocks of `block` pixels a picture's encoder should set a restart marker.
+def interval_for(width: int) -> int:
+    """After how many 4:2:0 blocks, of 16 pixels, a picture's encoder should set a restart marker.
 
     The most that divide its rows into eight or more equal parts. Each marker takes some four bytes.
 
     >>> interval_for(341), interval_for(1024), interval_for(100)
     (2, 8, 1)
     """
-    across = -(-width // block)
+    across = -(-width // (2 * _BLOCK))
     parts = (number for number in range(across, 0, -1) if across % number == 0)
     return next((number for number in parts if across // number >= _ACROSS), 1)
 

@@ -136,7 +136,7 @@ class _Decoded:
         # A subclass may have a call of its own, without `out`.
         self._takes_out = (
             decoder is not None
-            and getattr(decoder, "takes_out", False)
+            and getattr(decoder, "takes_bytes", False)
             and "out" in signature(decoder).parameters
         )
         # Of pixels that are there already a crop touches only its own, so they are not read first.
